@@ -1,0 +1,52 @@
+# Each target sets up its own .venv first; nothing else needs to be installed than Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint test-oldest embedded clean
+
+help:
+	@echo "make demo         draw a picture, ask about it, say where the files are"
+	@echo "make test         lint, type-check and test"
+	@echo "make lint         lint and type-check"
+	@echo "make test-oldest  the tests on the oldest supported torch (2.11)"
+	@echo "make embedded     train the model that ships with the package again (see recipes/embedded.yaml)"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("janus needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/base: pyproject.toml | $(VENV)/bin/python
+	@echo "installing janus and what it needs into $(VENV) (about two minutes, 6 GB) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/dev: pyproject.toml | $(VENV)/bin/python
+	@echo "installing janus with the tools for development into $(VENV) (about two minutes, 6 GB) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,train]"
+	@touch $@ $(VENV)/base
+
+demo: $(VENV)/base
+	@rm -rf out/demo
+	$(BIN)/janus generate "a photo of a red apple" -n 4 --seed 0 -o out/demo
+	$(BIN)/janus chat out/demo/a-photo-of-a-red-apple-0.png "What is in the picture?"
+	@echo "The pictures are in out/demo; look at out/demo/sheet.png."
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest
+
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,train]" "torch==2.11.*" "torchvision==0.26.*"
+	.venv-oldest/bin/pytest
+
+embedded: $(VENV)/dev
+	$(BIN)/python -m janus.train recipes/embedded.yaml
+
+clean:
+	rm -rf $(VENV) .venv-oldest out

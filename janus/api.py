@@ -1,0 +1,413 @@
+"""What users call: load a checkpoint, ask about pictures, draw pictures, or work on the token level."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from janus import checkpoints
+from janus.config import JanusConfig
+from janus.encoders.preprocess import ImageSource, load_image, preprocess
+from janus.generation import Prompt, Sampling, decode, score
+from janus.model import JanusModel
+from janus.tokenizers.chat import (
+    Message,
+    answer_ids,
+    drawing_prompt,
+    message_images,
+    unconditional,
+    understanding_prompt,
+)
+from janus.tokenizers.text import TextTokenizer
+
+
+class _Writing(TypedDict, total=False):
+    """Keyword arguments of `Janus.chat`, for its signatures by type."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+
+
+class _Drawing(TypedDict, total=False):
+    """Keyword arguments of `Janus.generate_images`, for its signatures by type."""
+
+    seed: int | None
+    guidance: float
+    temperature: float
+    top_k: int
+    top_p: float
+    size: int | None
+    batch_size: int
+    on_step: Callable[[int, int], None] | None
+
+
+class Janus:
+    """A Janus model with its tokenizer and settings.
+
+    `model` is the torch module, `tokenizer` its words, `config` its sizes; `folder` is where its
+    files lie.
+    """
+
+    def __init__(self, model: JanusModel, tokenizer: TextTokenizer, folder: Path) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.folder = folder
+
+    @property
+    def config(self) -> JanusConfig:
+        return self.model.config
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        offline: bool = False,
+    ) -> Janus:
+        """Load a folder or a hub id, in the official or the transformers layout.
+
+        Without `source` it is the model that ships with the package.  `device` defaults to the GPU
+        if there is one; `dtype` ("float32", "bfloat16", "float16") to what the checkpoint asks for.
+        `revision` pins a hub id to a branch, tag or commit; `offline` takes hub files from the cache
+        alone.
+
+        Raises ValueError for anything missing, unreadable or misshapen, saying which.
+        """
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        kind = None if dtype is None else _dtype(dtype)
+        model, folder = checkpoints.load(
+            source or checkpoints.EMBEDDED, device=where, dtype=kind, revision=revision, offline=offline
+        )
+        return cls(model, TextTokenizer.from_folder(folder, model.config.prompt), folder)
+
+    def save_pretrained(
+        self, folder: str | Path, layout: Literal["official", "transformers"] = "official"
+    ) -> None:
+        """Write weights, settings and tokenizer to a new folder.
+
+        Raises ValueError where the folder cannot be written or the layout cannot hold the model;
+        nothing half-written stays.
+        """
+        checkpoints.save(self.model, folder, layout=layout, source=self.folder)
+
+    # -- understanding ------------------------------------------------------------------------
+
+    @overload
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[ImageSource] | None = None,
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[_Writing],
+    ) -> str: ...
+
+    @overload
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[ImageSource] | None = None,
+        *,
+        stream: Literal[True],
+        **options: Unpack[_Writing],
+    ) -> Iterator[str]: ...
+
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[ImageSource] | None = None,
+        *,
+        stream: bool = False,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> str | Iterator[str]:
+        """Answer a question, or the last turn of a conversation.
+
+        `prompt` is the question, with its `images` (paths, PIL images or bytes), or a list of turns
+        `{"role": "user" | "assistant" | "system", "content": str, "images": [...]}`.  With `stream`
+        the answer comes in pieces as it is written.  Temperature 0 is greedy.
+
+        Raises ValueError for an empty question, an unknown role, a picture that cannot be read, or a
+        conversation longer than the context.
+        """
+        conversation = _conversation(prompt, images)
+        pieces = self._answer([conversation], max_tokens, Sampling(temperature, top_p=top_p), seed)
+        words = _strip(piece for _, piece in pieces)
+        return words if stream else "".join(words).rstrip()
+
+    def chat_batch(
+        self,
+        prompts: Sequence[str | Sequence[Message]],
+        images: Sequence[Sequence[ImageSource]] | None = None,
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        """Answer many questions or conversations at once, each as `chat` would alone.
+
+        `images` holds one list for each question, empty where it has none.
+        """
+        if images is not None and len(images) != len(prompts):
+            raise ValueError(f"{len(prompts)} questions but {len(images)} lists of images")
+        conversations = [
+            _conversation(prompt, None if images is None else images[i]) for i, prompt in enumerate(prompts)
+        ]
+        answers = [""] * len(conversations)
+        sampling = Sampling(temperature, top_p=top_p)
+        for row, piece in self._answer(conversations, max_tokens, sampling, seed):
+            answers[row] += piece
+        return [answer.strip() for answer in answers]
+
+    def _answer(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        max_tokens: int,
+        sampling: Sampling,
+        seed: int | None,
+    ) -> Iterator[tuple[int, str]]:
+        """Every request is checked here; the iterator that comes back yields (row, piece of text)."""
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+        prompts = [self._question(conversation) for conversation in conversations]
+        longest = max((len(prompt.ids) for prompt in prompts), default=0)
+        # an answer may end where the context does; a prompt that leaves no room is refused by `decode`
+        room = max(1, min(max_tokens, self.config.core.max_positions - longest))
+        if longest + room > self.config.core.max_positions:
+            raise ValueError(
+                f"the conversation takes {longest} tokens, the context holds "
+                f"{self.config.core.max_positions}; shorten it or give fewer pictures"
+            )
+        return self._decode_text(prompts, room, sampling, _seed(seed))
+
+    def _decode_text(
+        self, prompts: Sequence[Prompt], new_tokens: int, sampling: Sampling, seed: int
+    ) -> Iterator[tuple[int, str]]:
+        if not prompts:
+            return
+        tokenizer = self.tokenizer
+        streams = [tokenizer.stream() for _ in prompts]
+        stopped = [False] * len(prompts)
+        tokens = decode(
+            self.model,
+            prompts,
+            kind="text",
+            new_tokens=new_tokens,
+            sampling=sampling,
+            generators=[torch.Generator().manual_seed(seed) for _ in prompts],
+            stop_id=tokenizer.eos_id,
+        )
+        for step in tokens:
+            for row, token in enumerate(step.tolist()):
+                stopped[row] = stopped[row] or token == tokenizer.eos_id
+                if not stopped[row]:
+                    yield row, streams[row].push(token)
+        for row, stream in enumerate(streams):
+            yield row, stream.finish()
+
+    def _question(self, conversation: Sequence[Message]) -> Prompt:
+        ids = understanding_prompt(
+            conversation, self.tokenizer, self.config.prompt, self.config.vision.tokens
+        )
+        pictures = [load_image(source) for source in message_images(conversation)]
+        pixels = preprocess(pictures, self.config.image) if pictures else None
+        return Prompt(ids, pixels, self.tokenizer.image_id)
+
+    # -- drawing ------------------------------------------------------------------------------
+
+    @overload
+    def generate_images(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
+        self, prompt: str, n: int = 1, **options: Unpack[_Drawing]
+    ) -> list[Image.Image]: ...
+
+    @overload
+    def generate_images(
+        self, prompt: Sequence[str], n: int = 1, **options: Unpack[_Drawing]
+    ) -> list[list[Image.Image]]: ...
+
+    def generate_images(
+        self,
+        prompt: str | Sequence[str],
+        n: int = 1,
+        *,
+        seed: int | None = None,
+        guidance: float = 5.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        size: int | None = None,
+        batch_size: int = 16,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[Image.Image] | list[list[Image.Image]]:
+        """Draw `n` pictures of a prompt, or of each of several.
+
+        Picture j of every prompt is drawn from `seed` + j, so it is the same whatever else is drawn
+        beside it; without `seed` a fresh one is taken.  Each picture's `info` holds its prompt, seed
+        and settings.  `guidance` 1 is none.  At most `batch_size` pictures are drawn at once.
+        `on_step(done, total)` is called with the number of image tokens drawn.  `size` is there to be
+        checked: the weights draw pictures of one size.
+
+        Raises ValueError for an empty prompt, a size the weights do not support, or settings out of
+        range.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if n < 1 or batch_size < 1:
+            raise ValueError(f"n and batch_size must be at least 1, not n={n}, batch_size={batch_size}")
+        if size is not None and size != self.config.vq.image_size:
+            raise ValueError(
+                f"these weights draw {self.config.vq.image_size}x{self.config.vq.image_size} pixels, "
+                f"not {size}x{size}; draw at their size and scale the picture"
+            )
+        sampling = Sampling(temperature, top_k, top_p)
+        first = _seed(seed)
+        settings = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        ids = [drawing_prompt(text, self.tokenizer, self.config.prompt) for text in prompts]
+        jobs = [(row, first + j) for row in range(len(prompts)) for j in range(n)]
+        pictures: list[list[Image.Image]] = [[] for _ in prompts]
+        total = len(jobs) * self.config.vq.tokens
+        for start in range(0, len(jobs), batch_size):
+            some = jobs[start : start + batch_size]
+            done = start * self.config.vq.tokens
+            codes = []
+            steps = self._decode_codes(
+                [ids[row] for row, _ in some], [s for _, s in some], sampling, guidance
+            )
+            for step in steps:
+                codes.append(step)
+                if on_step is not None:
+                    on_step(done + len(codes) * len(some), total)
+            drawn = self.decode_images(torch.stack(codes, dim=1))
+            for picture, (row, own_seed) in zip(drawn, some, strict=True):
+                picture.info.update(prompt=prompts[row], seed=own_seed, **settings)
+                pictures[row].append(picture)
+        return pictures[0] if isinstance(prompt, str) else pictures
+
+    def _decode_codes(
+        self, ids: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, guidance: float
+    ) -> Iterator[Tensor]:
+        plain = [] if guidance == 1 else [Prompt(unconditional(row, self.tokenizer)) for row in ids]
+        return decode(
+            self.model,
+            [Prompt(row) for row in ids],
+            kind="image",
+            new_tokens=self.config.vq.tokens,
+            sampling=sampling,
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            unconditional=plain,
+            guidance=guidance if plain else None,
+        )
+
+    # -- the token level ----------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[ImageSource]) -> Tensor:
+        """Pictures to codes, (len(images), tokens) long on the CPU.
+
+        Pictures are scaled and padded as for understanding, at the image tokenizer's own size.
+        """
+        unit = (0.5, 0.5, 0.5)  # the image tokenizer takes [-1, 1]
+        how = dataclasses.replace(self.config.image, size=self.config.vq.image_size, mean=unit, std=unit)
+        pixels = preprocess([load_image(source) for source in images], how)
+        vq = self.model.gen_vision_model
+        return torch.cat(
+            [vq.encode(p.to(self.model.device, self.model.dtype)) for p in pixels.split(8)]
+        ).cpu()
+
+    @torch.inference_mode()
+    def decode_images(self, codes: Tensor) -> list[Image.Image]:
+        """Codes (N, tokens) to pictures.  Raises ValueError for a wrong shape or a code out of range."""
+        vq = self.model.gen_vision_model
+        pixels = torch.cat([vq.decode(c).float().cpu() for c in codes.to(self.model.device).split(8)])
+        values = ((pixels + 1) / 2 * 255).clamp(0, 255).byte()  # truncates, as the official script does
+        return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in values]
+
+    def log_probs(
+        self,
+        prompt: str | Sequence[Message],
+        images: Sequence[ImageSource] | None = None,
+        *,
+        text: str | Sequence[int] | None = None,
+        codes: Tensor | Sequence[int] | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        """Log-probabilities of a given answer or picture, (tokens,) float32 on the CPU.
+
+        Give either `text`, an answer to the conversation `prompt` (a string is written as the
+        template writes it: after a space, and with the end of sentence), or `codes`, one picture
+        drawn from the text `prompt`.  `guidance` other than 1 scores codes under the guided
+        distribution.
+
+        Raises ValueError unless exactly one of the two is given.
+        """
+        if (text is None) == (codes is None):
+            raise ValueError("give either text or codes to score, not both and not neither")
+        if text is not None:
+            if guidance != 1:
+                raise ValueError(f"guidance={guidance} is for codes; text is scored without it")
+            tokens = answer_ids(text, self.tokenizer) if isinstance(text, str) else list(text)
+            question = self._question(_conversation(prompt, images))
+            return score(self.model, [question], [tokens], kind="text")[0].cpu()
+        if images is not None or not isinstance(prompt, str):
+            raise ValueError("codes are scored after a text prompt alone, without images or turns")
+        own = torch.as_tensor(codes).flatten()
+        ids = drawing_prompt(prompt, self.tokenizer, self.config.prompt)
+        plain = [] if guidance == 1 else [Prompt(unconditional(ids, self.tokenizer))]
+        scored = score(
+            self.model,
+            [Prompt(ids)],
+            [own.tolist()],
+            kind="image",
+            unconditional=plain,
+            guidance=guidance if plain else None,
+        )
+        return scored[0].cpu()
+
+
+def _conversation(prompt: str | Sequence[Message], images: Sequence[ImageSource] | None) -> Sequence[Message]:
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt, "images": list(images or ())}]
+    if images:
+        raise ValueError("with a list of turns, give the images inside the turns: {'images': [...]}")
+    return prompt
+
+
+def _strip(pieces: Iterator[str]) -> Iterator[str]:
+    """Without white space before the first word, and without empty pieces."""
+    begun = False
+    for piece in pieces:
+        words = piece if begun else piece.lstrip()
+        begun = begun or bool(words)
+        if words:
+            yield words
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return random.SystemRandom().randrange(2**31)
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed must be from 0 to 2**63 - 1, not {seed}")
+    return seed
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if isinstance(name, torch.dtype) and name in known.values():
+        return name
+    if name not in known:
+        raise ValueError(f"dtype must be one of {list(known)}, not {name!r}")
+    return known[str(name)]

@@ -1,0 +1,263 @@
+"""The command `janus`: one verb each for what people do with a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from janus import __version__
+
+if TYPE_CHECKING:
+    from janus.api import Janus
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.  Returns the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except ValueError as error:
+        print(f"janus {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="janus", description="Janus-Pro: ask about pictures and draw them, with one transformer."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_info(verbs)
+    _add_chat(verbs)
+    _add_generate(verbs)
+    _add_convert(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _model_options(verb: argparse.ArgumentParser) -> None:
+    group = verb.add_argument_group("model")
+    group.add_argument("--model", metavar="M", help="folder or hub id (default: the model in the package)")
+    group.add_argument("--revision", help="branch, tag or commit of a hub id")
+    group.add_argument("--offline", action="store_true", help="take hub files from the cache alone")
+    group.add_argument("--device", help="cpu, cuda, mps ... (default: a GPU if there is one)")
+    group.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the checkpoint asks for"
+    )
+
+
+def _load(options: argparse.Namespace) -> Janus:
+    from janus.api import Janus
+
+    return Janus.from_pretrained(
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        revision=options.revision,
+        offline=options.offline,
+    )
+
+
+# -- info ---------------------------------------------------------------------------------------
+
+
+def _add_info(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "info",
+        _info,
+        "Tell what a model is: its parts, parameters and memory.",
+        "  janus info\n  janus info janus-pro-7b          (a preset: no weights needed)",
+    )
+    verb.add_argument("source", nargs="?", metavar="MODEL", help="folder, hub id or preset")
+    verb.add_argument("--revision", help="branch, tag or commit of a hub id")
+    verb.add_argument("--offline", action="store_true", help="take hub files from the cache alone")
+
+
+def _info(options: argparse.Namespace) -> None:
+    from janus.info import describe
+
+    print(describe(options.source, revision=options.revision, offline=options.offline))
+
+
+# -- chat ---------------------------------------------------------------------------------------
+
+
+def _add_chat(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "chat",
+        _chat,
+        "Answer a question about pictures, or talk without any.",
+        '  janus chat photo.jpg "What is in the picture?"\n  janus chat --interactive photo.jpg',
+    )
+    verb.add_argument("words", nargs="*", metavar="IMAGE... QUESTION", help="pictures, then the question")
+    verb.add_argument(
+        "--interactive", action="store_true", help="keep talking; every argument is then a picture"
+    )
+    verb.add_argument("--max-tokens", type=int, default=512, help="longest answer (default: 512)")
+    verb.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
+    verb.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling (default: 1, all)")
+    verb.add_argument("--seed", type=int, help="of the sampling, for temperatures above 0")
+    _model_options(verb)
+
+
+def _chat(options: argparse.Namespace) -> None:
+    if not options.words and not options.interactive:
+        raise ValueError('give a question, for instance: janus chat photo.jpg "What is this?"')
+    if options.interactive:
+        _talk(_load(options), options)
+        return
+    *images, question = options.words
+    _say(_load(options), options, [{"role": "user", "content": question, "images": images}])
+
+
+def _say(model: Janus, options: argparse.Namespace, turns: list[dict[str, Any]]) -> str:
+    """Print the answer to the last turn as it is written, and return it."""
+    answer = ""
+    for piece in model.chat(
+        turns,
+        stream=True,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    ):
+        answer += piece
+        print(piece, end="", flush=True)
+    print()
+    return answer.strip()
+
+
+def _talk(model: Janus, options: argparse.Namespace) -> None:
+    print("Ask away; an empty line or Ctrl-D ends.", file=sys.stderr)
+    turns: list[dict[str, Any]] = []
+    images = options.words
+    while True:
+        try:
+            question = input("> ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        asked = [*turns, {"role": "user", "content": question, "images": images}]
+        try:
+            answer = _say(model, options, asked)
+        except ValueError as error:  # the conversation so far stays
+            print(error, file=sys.stderr)
+            continue
+        turns = [*asked, {"role": "assistant", "content": answer}]
+        images = []
+
+
+# -- generate -----------------------------------------------------------------------------------
+
+
+def _add_generate(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "generate",
+        _generate,
+        "Draw pictures of one or several prompts, as PNG files.",
+        '  janus generate "a photo of a red apple" -n 4 --seed 7 -o out/',
+    )
+    verb.add_argument("prompts", nargs="+", metavar="PROMPT")
+    verb.add_argument("-n", type=int, default=1, help="pictures of each prompt (default: 1)")
+    verb.add_argument("-o", "--out", default="out", help="folder for the files (default: out)")
+    verb.add_argument("--seed", type=int, help="picture j is drawn from seed + j (default: a fresh one)")
+    verb.add_argument("--guidance", type=float, default=5.0, help="1 is none (default: 5)")
+    verb.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    verb.add_argument("--top-k", type=int, default=0, help="only the k likeliest codes (default: 0, all)")
+    verb.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling (default: 1, all)")
+    verb.add_argument("--size", type=int, help="side in pixels; refused unless the weights draw it")
+    verb.add_argument("--batch-size", type=int, default=16, help="pictures drawn at once (default: 16)")
+    _model_options(verb)
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from janus.gallery import check_folder, save_pictures, save_sheet
+
+    folder = check_folder(options.out)
+    model = _load(options)
+    with tqdm(unit="token", desc="drawing", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        drawn = model.generate_images(
+            options.prompts,
+            options.n,
+            seed=options.seed,
+            guidance=options.guidance,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            size=options.size,
+            batch_size=options.batch_size,
+            on_step=show,
+        )
+    pictures = [picture for pictures in drawn for picture in pictures]
+    for path in save_pictures(pictures, folder):
+        print(path)
+    if len(pictures) > 1:
+        print(save_sheet(pictures, folder))
+
+
+# -- convert ------------------------------------------------------------------------------------
+
+
+def _add_convert(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "convert",
+        _convert,
+        "Rewrite a checkpoint in another layout, tensor by tensor, without loss.",
+        "  janus convert deepseek-ai/Janus-Pro-1B janus-pro-1b-hf --layout transformers",
+    )
+    verb.add_argument("source", metavar="SRC", help="folder or hub id")
+    verb.add_argument("target", metavar="DST", help="folder to write; must not exist yet, or be empty")
+    verb.add_argument("--layout", required=True, choices=["official", "transformers"])
+    verb.add_argument(
+        "--strict", action="store_true", help="refuse where tensors would have to be dropped or filled in"
+    )
+    verb.add_argument("--revision", help="branch, tag or commit of a hub id")
+    verb.add_argument("--offline", action="store_true", help="take hub files from the cache alone")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from janus.checkpoints import convert
+
+    report = convert(
+        options.source,
+        options.target,
+        options.layout,
+        strict=options.strict,
+        revision=options.revision,
+        offline=options.offline,
+    )
+    print(report)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The preallocated memory of decoding.
+
+B batch, S slots, H key-value heads, C channels of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from janus.config import CoreConfig
+
+
+class Cache:
+    """What attention remembers of the tokens it has seen, layer by layer.
+
+    A `gqa` layer holds keys and values (B, H, S, C); an `mla` layer only the latent (B, S, kv_rank)
+    and the shared rotary key (B, S, rope_dim).  Every slot knows its sample (`segments`, 0 is padding).
+    All rows fill the same slots, so a shorter prompt is padded on its left.  Nothing here is
+    differentiated.
+    """
+
+    def __init__(
+        self, config: CoreConfig, batch: int, capacity: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        if batch < 1 or capacity < 1:
+            raise ValueError(f"a cache needs at least one row and one slot, not {batch=}, {capacity=}")
+        self.batch = batch
+        self.capacity = capacity
+        self.length = 0  # slots in use
+        self.padded = False  # whether any written slot could belong to anything but sample 1
+        # Tensors made in inference mode could never be written outside it.
+        with torch.inference_mode(False):
+            self.layers = [
+                tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
+                for shapes in _shapes(config, batch, capacity)
+            ]
+            self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=device)
+
+    @staticmethod
+    def bytes_needed(config: CoreConfig, batch: int, capacity: int, dtype: torch.dtype) -> int:
+        """What `Cache(config, batch, capacity, dtype=dtype, ...)` would occupy."""
+        slots = sum(torch.Size(shape).numel() for pair in _shapes(config, batch, capacity) for shape in pair)
+        return slots * dtype.itemsize + batch * capacity * torch.long.itemsize
+
+    @property
+    def bytes(self) -> int:
+        return self.segments.nbytes + sum(tensor.nbytes for pair in self.layers for tensor in pair)
+
+    def reset(self) -> None:
+        """Forget everything; the memory stays."""
+        self.length = 0
+        self.padded = False
+
+    def begin(self, batch: int, tokens: int, segments: Tensor | None) -> None:
+        """Record the samples of the next `tokens` slots; None means sample 1.
+
+        Raises ValueError if the rows do not match or the slots do not suffice.
+        """
+        if batch != self.batch:
+            raise ValueError(f"the cache was made for a batch of {self.batch}, not of {batch}")
+        if self.length + tokens > self.capacity:
+            raise ValueError(
+                f"{self.length} + {tokens} tokens do not fit into a cache of capacity {self.capacity}"
+            )
+        self.segments[:, self.length : self.length + tokens] = 1 if segments is None else segments
+        self.padded = self.padded or segments is not None
+
+    def write(self, layer: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one layer's new tokens after `length`; return all of that layer's, as views in the cache's dtype.
+
+        Slots are the last dimension but one.  `length` moves in `advance`, once for all layers.
+        """
+        end = self.length + first.shape[-2]
+        stored = self.layers[layer]
+        for memory, new in zip(stored, (first, second), strict=True):
+            memory[..., self.length : end, :] = new.detach()
+        return stored[0][..., :end, :], stored[1][..., :end, :]
+
+    def advance(self, tokens: int) -> None:
+        self.length += tokens
+
+
+def _shapes(config: CoreConfig, batch: int, capacity: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for kind in config.attention:
+        if kind == "mla":
+            assert config.mla is not None
+            shapes.append(((batch, capacity, config.mla.kv_rank), (batch, capacity, config.mla.rope_dim)))
+        else:
+            shape = (batch, config.num_kv_heads, capacity, config.gqa_head_dim)
+            shapes.append((shape, shape))
+    return shapes

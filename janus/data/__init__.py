@@ -1,0 +1,1 @@
+"""The embedded world: scenes composed from openly licensed pictures, with exact captions and questions."""

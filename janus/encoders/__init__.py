@@ -1,0 +1,1 @@
+"""From pictures to vectors: preprocessing, the SigLIP tower, the adaptors."""

@@ -1,0 +1,164 @@
+"""The whole model: two encoders, two adaptors, one core, two heads.
+
+It maps tokens to logits and losses; it neither samples nor reads files.  Attribute names are the
+official checkpoint's key prefixes, so that its tensors fit without renaming.
+
+Shapes: B rows, T tokens, D core width, N pictures, S picture side, P tokens per understood picture,
+M drawn pictures, K codes per drawn picture, V text vocabulary, C codebook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus.config import JanusConfig
+from janus.core.transformer import LanguageModel, Transformer
+from janus.encoders.adaptors import ImageHead, MlpAdaptor
+from janus.encoders.siglip import SiglipTower
+from janus.tokenizers.image import VqTokenizer
+
+
+@dataclass
+class Batch:
+    """Rows of packed samples, text, understood and drawn pictures mixed freely.
+
+    Wherever `image_slots` or `code_slots` is set, the token's embedding comes from the next vector
+    of `pixels` or `codes` (rows first, then along the row) and its id is ignored.
+    """
+
+    ids: Tensor  # (B, T) long
+    learn: Tensor | None = None  # (B, T) bool: text tokens that the text loss asks for
+    pixels: Tensor | None = None  # (N, 3, S, S) understood pictures
+    image_slots: Tensor | None = None  # (B, T) bool, N * P of them set
+    codes: Tensor | None = None  # (M, K) long, drawn pictures; each code is asked for by the image loss
+    code_slots: Tensor | None = None  # (B, T) bool, M * K of them set
+    positions: Tensor | None = None  # (B, T) long, restarting with each sample
+    segments: Tensor | None = None  # (B, T) long, one number per sample, 0 for padding
+
+
+@dataclass
+class Losses:
+    """Summed cross-entropies, so that devices and accumulation steps can share one token count."""
+
+    text_sum: Tensor
+    image_sum: Tensor
+    text_tokens: Tensor
+    image_tokens: Tensor
+    balance: Tensor  # the experts' sequence-wise balance loss, already weighted
+
+    @property
+    def text(self) -> Tensor:
+        """Mean over the text tokens asked for."""
+        return self.text_sum / self.text_tokens.clamp(min=1)
+
+    @property
+    def image(self) -> Tensor:
+        """Mean over the codes asked for."""
+        return self.image_sum / self.image_tokens.clamp(min=1)
+
+    @property
+    def total(self) -> Tensor:
+        """Mean over every token asked for, plus the balance loss."""
+        tokens = (self.text_tokens + self.image_tokens).clamp(min=1)
+        return (self.text_sum + self.image_sum) / tokens + self.balance
+
+
+class JanusModel(nn.Module):
+    """Janus (arXiv 2410.13848) and Janus-Pro (arXiv 2501.17811), figure 2 of either."""
+
+    def __init__(self, config: JanusConfig) -> None:
+        super().__init__()
+        self.config = config
+        core, vq = config.core, config.vq
+        self.vision_model = SiglipTower(config.vision)
+        self.aligner = MlpAdaptor(config.vision.width, core.width, config.und_adaptor_depth)
+        self.gen_vision_model = VqTokenizer(vq)
+        self.gen_aligner = MlpAdaptor(vq.code_dim, core.width, config.gen_adaptor_depth)
+        self.gen_head = ImageHead(core.width, config.image_head_width, vq.codes)
+        self.gen_embed = nn.Embedding(vq.codes, vq.code_dim)
+        self.language_model = LanguageModel(core)
+
+    @property
+    def core(self) -> Transformer:
+        return self.language_model.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.gen_embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.gen_embed.weight.dtype
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """(...) token ids to (..., D)."""
+        return self.core.embed_tokens(ids)
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) prepared pictures to (N, P, D)."""
+        return self.aligner(self.vision_model(pixels.to(self.device, self.dtype)))
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """(...) codes of drawn pictures to (..., D)."""
+        return self.gen_aligner(self.gen_embed(codes))
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) to (..., V)."""
+        return self.language_model.lm_head(hidden)
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) to (..., C)."""
+        return self.gen_head(hidden)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """The core's input, (B, T, D).
+
+        Raises ValueError where the slots and the vectors that should fill them differ in number.
+        """
+        x = self.embed_text(batch.ids)
+        if batch.pixels is not None:
+            x = _fill(x, batch.image_slots, self.embed_images(batch.pixels), "image_slots")
+        if batch.codes is not None:
+            x = _fill(x, batch.code_slots, self.embed_codes(batch.codes), "code_slots")
+        return x
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """The core's output after its final norm, (B, T, D)."""
+        return self.core(self.embed(batch), batch.positions, batch.segments)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Both losses: each asked-for token is predicted from the one before it in its row.
+
+        Raises ValueError where a row begins with a code or an asked-for token, which nothing predicts.
+        """
+        for asked, name in ((batch.learn, "learn"), (batch.code_slots, "code_slots")):
+            if asked is not None and bool(asked[:, 0].any()):
+                raise ValueError(f"{name} asks for the first token of a row, which nothing predicts")
+        before = self.hidden(batch)[:, :-1]
+        nothing = before.new_zeros((), dtype=torch.float32)
+        text, image = (nothing, nothing.long()), (nothing, nothing.long())
+        if batch.learn is not None:
+            asked = batch.learn[:, 1:]
+            text = _cross_entropy(self.text_logits(before[asked]), batch.ids[:, 1:][asked])
+        if batch.codes is not None and batch.code_slots is not None:
+            asked = batch.code_slots[:, 1:]
+            image = _cross_entropy(self.image_logits(before[asked]), batch.codes.flatten())
+        balance = self.core.balance_loss() if self.training else nothing
+        return Losses(text[0], image[0], text[1], image[1], balance)
+
+
+def _fill(x: Tensor, slots: Tensor | None, vectors: Tensor, name: str) -> Tensor:
+    vectors = vectors.flatten(0, -2).to(x.dtype)
+    if slots is None or int(slots.sum()) != len(vectors):
+        have = 0 if slots is None else int(slots.sum())
+        raise ValueError(f"{name} marks {have} places, but there are {len(vectors)} vectors to put there")
+    return x.masked_scatter(slots.unsqueeze(-1), vectors)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    total = F.cross_entropy(logits.float(), targets, reduction="sum")
+    return total, torch.tensor(len(targets), device=logits.device)

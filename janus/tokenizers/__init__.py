@@ -1,0 +1,1 @@
+"""Between words or pictures and token ids: text, chat prompts, the VQ image tokenizer."""

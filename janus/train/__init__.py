@@ -1,0 +1,1 @@
+"""Training: the VQ tokenizer, then the whole model."""

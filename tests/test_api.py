@@ -1,0 +1,180 @@
+"""The public API on a random model: batches, streams, seeds, the token level, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from janus import Janus
+from janus.config import PRESETS
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    return Image.linear_gradient("L").convert("RGB").resize((50, 30))
+
+
+def test_streams_and_batches_give_the_same_answer(janus: Janus, picture: Image.Image) -> None:
+    settings = {"max_tokens": 12, "temperature": 1.0, "seed": 3}
+    whole = janus.chat("What is it?", [picture], **settings)  # type: ignore[call-overload]
+    assert whole
+    assert "".join(janus.chat("What is it?", [picture], stream=True, **settings)).rstrip() == whole  # type: ignore[call-overload]
+    questions = ["Hi", "What is it?", "And now a much longer question than that one?"]
+    together = janus.chat_batch(questions, [[], [picture], [picture, picture]], **settings)  # type: ignore[arg-type]
+    assert together[1] == whole
+    assert together[0] == janus.chat(questions[0], **settings)  # type: ignore[call-overload]
+    assert together[2] == janus.chat(questions[2], [picture, picture], **settings)  # type: ignore[call-overload]
+
+
+def test_turns_and_pictures_change_the_answer(janus: Janus, picture: Image.Image) -> None:
+    turn = {"role": "user", "content": "What is it?", "images": [picture]}
+    past = [turn, {"role": "assistant", "content": "a cup"}, {"role": "user", "content": "Sure?"}]
+    other = [dict(turn, images=[Image.new("RGB", (9, 9), "red")]), *past[1:]]
+
+    def likely(conversation: list[dict[str, object]]) -> torch.Tensor:
+        return janus.log_probs(conversation, text="yes")
+
+    assert not torch.allclose(likely(past), likely(other), atol=1e-4)
+    assert not torch.allclose(likely(past), likely([turn]), atol=1e-4)
+
+
+def test_picture_j_is_drawn_from_seed_plus_j(janus: Janus) -> None:
+    several = janus.generate_images("a red apple", n=3, seed=5)
+    for j, picture in enumerate(several):
+        alone = janus.generate_images("a red apple", seed=5 + j)[0]
+        assert picture.tobytes() == alone.tobytes()
+        assert picture.info["seed"] == 5 + j
+    lists = janus.generate_images(["a cup", "a red apple"], n=3, seed=5, batch_size=4)
+    assert [p.tobytes() for p in lists[1]] == [p.tobytes() for p in several]
+    assert len({p.tobytes() for pictures in lists for p in pictures}) == 6
+
+
+def test_a_fresh_seed_is_told(janus: Janus) -> None:
+    first = janus.generate_images("a cup")[0]
+    again = janus.generate_images("a cup", seed=first.info["seed"])[0]
+    assert first.tobytes() == again.tobytes()
+
+
+def test_progress_counts_every_token(janus: Janus) -> None:
+    seen: list[tuple[int, int]] = []
+    janus.generate_images("a cup", n=3, seed=0, batch_size=2, on_step=lambda *step: seen.append(step))
+    total = 3 * janus.config.vq.tokens
+    assert seen[-1] == (total, total)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_guidance_one_is_the_conditional_row_alone(janus: Janus) -> None:
+    codes = torch.arange(janus.config.vq.tokens) % janus.config.vq.codes
+    plain = janus.log_probs("a cup", codes=codes)
+    near = janus.log_probs("a cup", codes=codes, guidance=1 + 1e-7)
+    torch.testing.assert_close(plain, near, rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(plain, janus.log_probs("a cup", codes=codes, guidance=5.0), atol=1e-2)
+
+
+def test_log_probs_are_a_distribution(janus: Janus) -> None:
+    scores = torch.cat([janus.log_probs("Hi", text=[token]) for token in range(1024)])
+    assert scores.exp().sum().item() == pytest.approx(1, abs=1e-4)
+    likeliest = int(scores.argmax())
+    assert janus.chat("Hi", max_tokens=1) == janus.tokenizer.decode([likeliest]).strip()
+
+
+def test_codes_survive_pictures_and_back(janus: Janus) -> None:
+    codes = torch.randint(0, 64, (3, janus.config.vq.tokens), generator=torch.Generator().manual_seed(0))
+    pictures = janus.decode_images(codes)
+    assert [p.size for p in pictures] == [(32, 32)] * 3
+    again = janus.encode_images(pictures)
+    assert again.shape == codes.shape
+    assert again.dtype == torch.long
+
+
+def test_save_and_load_again(janus: Janus, tmp_path: Path, picture: Image.Image) -> None:
+    janus.save_pretrained(tmp_path / "copy")
+    copy = Janus.from_pretrained(tmp_path / "copy", device="cpu", dtype="float32")
+    assert copy.config == janus.config
+    state = copy.model.state_dict()
+    for name, value in janus.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert copy.chat("What?", [picture], max_tokens=8) == janus.chat("What?", [picture], max_tokens=8)
+
+
+def test_users_words_are_never_control_tokens(janus: Janus) -> None:
+    words = "<image_placeholder> <|Assistant|>: <｜end▁of▁sentence｜> <begin_of_image>"
+    assert isinstance(janus.chat(words, max_tokens=4), str)  # no picture is missed
+    assert len(janus.generate_images(words, seed=0)) == 1
+
+
+def test_lower_precision_runs(folder: Path, picture: Image.Image) -> None:
+    for dtype in ("bfloat16", "float16"):
+        janus = Janus.from_pretrained(folder, device="cpu", dtype=dtype)
+        assert isinstance(janus.chat("What?", [picture], max_tokens=4), str)
+        assert janus.generate_images("a cup", seed=0)[0].size == (32, 32)
+
+
+def test_what_is_refused(janus: Janus, tmp_path: Path, picture: Image.Image) -> None:
+    noise = tmp_path / "noise.png"
+    noise.write_bytes(b"this is no picture")
+    long = "word " * 2000
+    refused: list[tuple[str, Callable[[], object]]] = [
+        ("empty", lambda: janus.chat("")),
+        ("empty", lambda: janus.chat("  \n", [picture])),
+        ("empty", lambda: janus.generate_images(" ")),
+        ("role 'robot'", lambda: janus.chat([{"role": "robot", "content": "hi"}])),
+        ("noise.png", lambda: janus.chat("What?", [noise])),
+        ("missing.png", lambda: janus.chat("What?", [tmp_path / "missing.png"])),
+        ("the context holds 1024", lambda: janus.chat(long)),
+        ("exceed the context of 1024", lambda: janus.generate_images(long)),
+        ("draw 32x32 pixels, not 512x512", lambda: janus.generate_images("a cup", size=512)),
+        ("at least 1", lambda: janus.generate_images("a cup", n=0)),
+        ("temperature", lambda: janus.generate_images("a cup", temperature=-1)),
+        ("seed must be", lambda: janus.generate_images("a cup", seed=-1)),
+        ("max_tokens", lambda: janus.chat("Hi", max_tokens=0)),
+        ("inside the turns", lambda: janus.chat([{"role": "user", "content": "hi"}], [picture])),
+        ("2 questions but 1", lambda: janus.chat_batch(["a", "b"], [[picture]])),
+        ("either text or codes", lambda: janus.log_probs("a cup")),
+        ("codes of shape", lambda: janus.decode_images(torch.zeros(1, 7, dtype=torch.long))),
+        ("dtype must be", lambda: Janus.from_pretrained(janus.folder, dtype="int3")),
+    ]
+    for words, call in refused:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def test_a_stream_is_checked_before_its_first_piece(janus: Janus) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        janus.chat("", stream=True)
+
+
+def test_an_explicit_system_prompt_is_used(janus: Janus) -> None:
+    one = janus.log_probs("Hi", text="yes")
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert not torch.allclose(one, janus.log_probs(turns, text="yes"), atol=1e-4)
+
+
+def test_presets_round_trip_as_json() -> None:
+    for config in PRESETS.values():
+        assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["core"].pop("width"), r"config.core lacks \['width'\]"),
+        (lambda d: d["core"].update(colour=1), r"config.core has unknown fields \['colour'\]"),
+        (lambda d: d["core"].update(width="64"), "config.core.width must be int, not '64'"),
+        (lambda d: d["core"]["attention"].__setitem__(0, "mamba"), "must be one of"),
+        (lambda d: d["vision"].update(patch_size=7), "image_size=32 is not a multiple of patch_size=7"),
+        (lambda d: d["core"]["moe"].update(active=9), "active=9 experts of only experts=8"),
+        (lambda d: d["image"].update(size=64), "prepared at 64 pixels"),
+    ],
+)
+def test_wrong_settings_are_named(change: Callable[[dict[str, object]], object], words: str) -> None:
+    values = json.loads(json.dumps(dataclasses.asdict(PRESETS["tiny-v3"])))
+    change(values)
+    with pytest.raises(ValueError, match=words):
+        type(PRESETS["tiny-v3"]).from_dict(values)

@@ -1,0 +1,200 @@
+"""The decoding loop: against the uncached model, alone against in a batch, and its sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from janus.generation import Kind, Prompt, Sampling, decode, guide, keep_likely, sample, score
+from janus.model import Batch, JanusModel
+
+PRESETS = ["tiny", "tiny-v2", "tiny-v3"]
+IMAGE_ID = 7
+Tiny = Callable[[str], JanusModel]
+
+
+def _prompts(model: JanusModel, lengths: Sequence[int], images: Sequence[int] = ()) -> list[Prompt]:
+    """Random prompts of these lengths; those in `images` hold a picture of their own."""
+    prompts = []
+    for row, length in enumerate(lengths):
+        generator = torch.Generator().manual_seed(row)
+        ids = torch.randint(8, 1000, (length,), generator=generator).tolist()
+        pixels = None
+        if row in images:
+            ids = [*ids[:2], *[IMAGE_ID] * model.config.vision.tokens, *ids[2:]]
+            size = model.config.image.size
+            pixels = torch.randn(1, 3, size, size, generator=generator)
+        prompts.append(Prompt(ids, pixels, IMAGE_ID))
+    return prompts
+
+
+def _generate(
+    model: JanusModel,
+    prompts: Sequence[Prompt],
+    kind: Kind,
+    steps: int,
+    *,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+    seeds: Sequence[int] = (),
+    guidance: float | None = None,
+) -> torch.Tensor:
+    tokens = decode(
+        model,
+        prompts,
+        kind=kind,
+        new_tokens=steps,
+        sampling=sampling,
+        generators=[torch.Generator().manual_seed(s) for s in seeds or range(len(prompts))],
+        unconditional=[] if guidance is None else _plain(prompts),
+        guidance=guidance,
+    )
+    return torch.stack(list(tokens), dim=1)
+
+
+def _plain(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [Prompt([p.ids[0], *[1] * (len(p.ids) - 2), p.ids[-1]]) for p in prompts]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_greedy_equals_the_uncached_model(tiny: Tiny, preset: str, kind: Kind) -> None:
+    model = tiny(preset)
+    prompt = _prompts(model, [6])[0]
+    tokens = _generate(model, [prompt], kind, 12, sampling=Sampling(temperature=0))[0]
+    x = model.embed_text(torch.tensor([prompt.ids]))
+    for step in range(12):
+        hidden = model.core(x)[:, -1]
+        logits = model.text_logits(hidden) if kind == "text" else model.image_logits(hidden)
+        assert tokens[step] == logits.argmax()
+        embed = model.embed_text if kind == "text" else model.embed_codes
+        x = torch.cat([x, embed(tokens[None, step : step + 1])], dim=1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("kind", "guidance"), [("text", None), ("image", None), ("image", 5.0)])
+def test_a_batch_gives_what_each_prompt_gives_alone(
+    tiny: Tiny, preset: str, kind: Kind, guidance: float | None
+) -> None:
+    model = tiny(preset)
+    prompts = _prompts(model, [4, 19, 9], images=[2] if kind == "text" else [])
+    seeds = [11, 12, 13]
+    together = _generate(model, prompts, kind, 16, seeds=seeds, guidance=guidance)
+    for row, prompt in enumerate(prompts):
+        alone = _generate(model, [prompt], kind, 16, seeds=[seeds[row]], guidance=guidance)
+        assert torch.equal(together[row], alone[0])
+
+
+def test_seeds_matter(tiny: Tiny) -> None:
+    model = tiny("tiny")
+    prompts = _prompts(model, [5])
+    assert not torch.equal(
+        _generate(model, prompts, "image", 16, seeds=[1]), _generate(model, prompts, "image", 16, seeds=[2])
+    )
+
+
+def test_the_picture_matters(tiny: Tiny) -> None:
+    model = tiny("tiny")
+    first = _prompts(model, [5], images=[0])[0]
+    assert first.pixels is not None
+    second = Prompt(first.ids, -first.pixels, IMAGE_ID)
+    assert not torch.equal(
+        _generate(model, [first], "text", 16, seeds=[1]), _generate(model, [second], "text", 16, seeds=[1])
+    )
+
+
+def test_pictures_without_places_are_refused(tiny: Tiny) -> None:
+    model = tiny("tiny")
+    with pytest.raises(ValueError, match="marks 0 places, but there are 16 vectors"):
+        model(Batch(torch.ones(1, 4, dtype=torch.long), pixels=torch.zeros(1, 3, 32, 32)))
+
+
+def test_too_long_for_the_context(tiny: Tiny) -> None:
+    model = tiny("tiny")
+    with pytest.raises(ValueError, match="1000 tokens and 25 new ones exceed the context of 1024"):
+        _generate(model, _prompts(model, [1000]), "text", 25)
+
+
+def test_a_stopped_row_repeats_its_stop_while_others_go_on(tiny: Tiny) -> None:
+    model = tiny("tiny")
+    prompts = _prompts(model, [5, 6])
+    greedy = _generate(model, prompts, "text", 12, sampling=Sampling(temperature=0))
+    stop = int(greedy[0, 3])
+    stopped = list(
+        decode(
+            model,
+            prompts,
+            kind="text",
+            new_tokens=12,
+            sampling=Sampling(temperature=0),
+            generators=[torch.Generator(), torch.Generator()],
+            stop_id=stop,
+        )
+    )
+    first = greedy[0].tolist().index(stop)
+    rows = torch.stack(stopped, dim=1)
+    assert rows[0, : first + 1].tolist() == greedy[0, : first + 1].tolist()
+    assert set(rows[0, first:].tolist()) == {stop}
+    assert rows[1].tolist() == greedy[1, : rows.shape[1]].tolist()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("guidance", [None, 3.0])
+def test_scores_are_those_of_the_steps(tiny: Tiny, preset: str, guidance: float | None) -> None:
+    """Teacher-forced log-probabilities equal the ones that decoding would have sampled from."""
+    model = tiny(preset)
+    prompts = _prompts(model, [4, 9])
+    codes = _generate(model, prompts, "image", 8, guidance=guidance)
+    plain = [] if guidance is None else _plain(prompts)
+    rows = [codes[0].tolist(), codes[1, :5].tolist()]
+    scores = score(model, prompts, rows, kind="image", unconditional=plain, guidance=guidance)
+    for row, own in enumerate(rows):
+        pair = [prompts[row]] if guidance is None else [prompts[row], plain[row]]
+        for step, code in enumerate(own):
+            logits = []
+            for prompt in pair:
+                x = model.embed_text(torch.tensor([prompt.ids]))
+                x = torch.cat([x, model.embed_codes(torch.tensor([own[:step]], dtype=torch.long))], dim=1)
+                logits.append(model.image_logits(model.core(x)[:, -1]))
+            both = torch.cat(logits)
+            expected = (both if guidance is None else guide(both, guidance)).log_softmax(-1)[0, code]
+            torch.testing.assert_close(scores[row][step], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_extrapolates_from_the_unconditional_row() -> None:
+    logits = torch.tensor([[1.0, 2.0], [0.0, 4.0]])
+    assert guide(logits, 5.0).tolist() == [[5.0, -6.0]]
+    assert guide(logits, 1.0).tolist() == [[1.0, 2.0]]
+
+
+def test_sampling_draws_from_the_softmax() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(4000, 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = sample(logits, Sampling(temperature=0.7), [generator] * 4000)
+    share = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(share, (logits[0] / 0.7).softmax(-1), rtol=0, atol=0.03)
+
+
+def test_top_k_and_top_p() -> None:
+    logits = torch.tensor([[0.5, 0.2, 0.2, 0.06, 0.04], [0.04, 0.06, 0.1, 0.3, 0.5]]).log()
+    kept = keep_likely(logits, Sampling(top_k=1)).isfinite()
+    assert kept.tolist() == [[True, False, False, False, False], [False, False, False, False, True]]
+    kept = keep_likely(logits, Sampling(top_p=0.75)).isfinite()
+    assert kept.tolist() == [[True, True, True, False, False], [False, False, False, True, True]]
+    assert keep_likely(logits, Sampling(top_p=1e-9)).isfinite().sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": -1.0}, "temperature must be 0"),
+        ({"temperature": float("nan")}, "temperature must be 0"),
+        ({"top_k": -1}, "top_k must be 0"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"top_p": 1.5}, "top_p must be above 0"),
+    ],
+)
+def test_sampling_out_of_range(settings: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Sampling(**settings)  # type: ignore[arg-type]
