@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from janus.config import PRESETS
+from janus import Janus, checkpoints
+from janus.config import PRESETS, PromptConfig
 from janus.model import JanusModel
+from janus.tokenizers.text import train_bpe
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
@@ -35,3 +38,19 @@ def tiny() -> Callable[[str], JanusModel]:
         return made[name]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def folder(tiny: Callable[[str], JanusModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random mla+moe model with a tokenizer, saved in the official layout."""
+    base = tmp_path_factory.mktemp("api")
+    train_bpe(
+        ["a photo of a red apple", "What is in the picture? 图片里有什么"], 400, PromptConfig(), base / "text"
+    )
+    checkpoints.save(tiny("tiny-v3"), base / "model", layout="official", source=base / "text")
+    return base / "model"
+
+
+@pytest.fixture(scope="session")
+def janus(folder: Path) -> Janus:
+    return Janus.from_pretrained(folder, device="cpu", dtype="float32")

@@ -266,7 +266,7 @@ def test_folder_templates_give_the_ids_of_transformers(tokenizer: TextTokenizer,
     theirs = janus_processor(tokenizer, template)
     prompt = dataclasses.replace(PROMPT, jinja=template)
     for conversation in CONVERSATIONS:
-        messages = [
+        messages: list[dict[str, Any]] = [
             {"role": role, "content": [hf_part(c) for c in content]} for role, content in conversation
         ]
         encoded = theirs.apply_chat_template(

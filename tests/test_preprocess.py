@@ -153,6 +153,7 @@ FILES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=200, deadline=None)
 @given(st.data(), st.sampled_from(FILES))
 def test_damaged_files_raise_nothing_but_value_error(data: st.DataObject, file: bytes) -> None:

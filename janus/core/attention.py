@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Visibility:
-    """Which slots each new token attends: `mask` (B or 1, 1, T, S), True is seen; without it, all or causal."""
+    """The slots each new token attends: `mask` (B or 1, 1, T, S), True is seen; without it all, or causal."""
 
     mask: Tensor | None = None
     causal: bool = False

@@ -67,7 +67,7 @@ class Cache:
         self.padded = self.padded or segments is not None
 
     def write(self, layer: int, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one layer's new tokens after `length`; return all of that layer's, as views in the cache's dtype.
+        """Put one layer's new tokens after `length`; return views of all its tokens, in the cache's dtype.
 
         Slots are the last dimension but one.  `length` moves in `advance`, once for all layers.
         """

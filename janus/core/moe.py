@@ -78,43 +78,37 @@ class Router(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.weight.float())
         if self.moe.routing == "softmax":
-            return self._route_v2(logits.softmax(dim=-1))
-        return self._route_v3(logits.sigmoid())
-
-    def _route_v2(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Top K of the groups whose best expert scores highest; weights are normalised or else scaled."""
-        moe = self.moe
-        group_scores = scores.unflatten(-1, (moe.groups, -1)).amax(dim=-1)
-        weights, chosen = self._within_groups(scores, group_scores, 0.0).topk(moe.active, dim=-1)
-        if moe.normalise and moe.active > 1:
-            return scores, chosen, weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        return scores, chosen, weights * moe.scale
-
-    def _route_v3(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Top K by the bias-corrected score; a group counts with its two best; weights are uncorrected."""
-        moe = self.moe
-        corrected = scores.detach() + self.e_score_correction_bias
-        by_group = corrected.unflatten(-1, (moe.groups, -1))
-        group_scores = by_group.topk(min(2, by_group.shape[-1]), dim=-1).values.sum(dim=-1)
-        chosen = self._within_groups(corrected, group_scores, float("-inf")).topk(moe.active, dim=-1).indices
-        weights = scores.gather(-1, chosen)
-        if moe.normalise:
+            scores = logits.softmax(dim=-1)
+            by_preference = scores
+        else:
+            scores = logits.sigmoid()
+            by_preference = scores.detach() + self.e_score_correction_bias.float()
+        chosen = self._within_groups(by_preference).topk(self.moe.active, dim=-1).indices
+        weights = scores.gather(-1, chosen)  # without the correction, which only steers the choice
+        # A single weight would always be normalised to 1 and teach the router nothing; the
+        # published code leaves it, too.
+        if self.moe.normalise and self.moe.active > 1:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
-        return scores, chosen, weights * moe.scale
+        return scores, chosen, weights * self.moe.scale
 
-    def _within_groups(self, scores: Tensor, group_scores: Tensor, elsewhere: float) -> Tensor:
-        """Scores (N, E) with `elsewhere` outside each token's best groups, by `group_scores` (N, G)."""
-        if self.moe.active_groups == self.moe.groups:
-            return scores
-        best = group_scores.topk(self.moe.active_groups, dim=-1).indices
-        closed = torch.ones_like(group_scores, dtype=torch.bool).scatter(-1, best, False)
-        return scores.masked_fill(
-            closed.repeat_interleave(scores.shape[-1] // self.moe.groups, dim=-1), elsewhere
-        )
+    def _within_groups(self, preference: Tensor) -> Tensor:
+        """(N, E) with -inf outside each token's best groups.
+
+        A group is worth its best expert in V2, the sum of its best two in V3.
+        """
+        moe = self.moe
+        if moe.active_groups == moe.groups:
+            return preference
+        by_group = preference.unflatten(-1, (moe.groups, -1))  # (N, G, E / G)
+        size = by_group.shape[-1]
+        leaders = by_group.topk(1 if moe.routing == "softmax" else min(2, size), dim=-1).values
+        best = leaders.sum(dim=-1).topk(moe.active_groups, dim=-1).indices
+        closed = torch.ones_like(by_group[..., 0], dtype=torch.bool).scatter(-1, best, False)
+        return preference.masked_fill(closed.repeat_interleave(size, dim=-1), float("-inf"))
 
 
 class Experts(nn.Module):
-    """A layer's routed experts, stacked: `gate_up_proj` (E, 2F, D), gate rows first; `down_proj` (E, D, F)."""
+    """A layer's routed experts: `gate_up_proj` (E, 2F, D), gate rows first; `down_proj` (E, D, F)."""
 
     def __init__(self, width: int, moe: MoeConfig) -> None:
         super().__init__()

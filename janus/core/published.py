@@ -67,9 +67,7 @@ def _check(prefix: str, parts: Mapping[tuple[int, str], Tensor], config: CoreCon
     hidden, width = config.moe.expert_width, config.width
     expected = {(e, part) for e in range(config.moe.experts) for part in ("gate", "up", "down")}
     if missing := sorted(expected - parts.keys()):
-        raise ValueError(
-            f"{prefix}* lacks (expert, part) {missing}; experts are 0 to {config.moe.experts - 1}"
-        )
+        raise ValueError(f"{prefix}* lacks {missing}; experts are 0 to {config.moe.experts - 1}")
     if unknown := sorted(parts.keys() - expected):
         raise ValueError(f"{prefix}* has unknown {unknown}; experts are 0 to {config.moe.experts - 1}")
     for (expert, part), matrix in parts.items():

@@ -22,7 +22,7 @@ from PIL import Image
 from janus.data.art import Sprite
 
 Relation = Literal["left of", "right of", "above", "below"]
-CELL = 8  # pixels of one code; drawn things are placed on this grid
+CELLS = 8  # along a side; things to draw are placed on this grid, that of the image tokenizer's codes
 
 
 @lru_cache
@@ -97,17 +97,16 @@ class World:
         sprites = [int(rng.choice(self._to_draw[style, name])) for name in names]
         if names[0] == names[-1] and colours[0] == colours[-1]:
             sprites = [sprites[0]] * len(sprites)
-        side = self.size // CELL
         if relation is None:
-            edge = int(rng.choice([8, 9])) * side // 12
-            x, y = (int(v) for v in (side - edge) // 2 + rng.integers(0, 2, 2))
-            boxes = [(x, y, x + edge, y + edge)]
+            edge = int(rng.integers(6, 8))
+            low, high = ((1, 2), (0, 2))[edge - 6]
+            x, y = (int(v) for v in rng.integers(low, high, 2))
+            cells = [(x, y, x + edge, y + edge)]
         else:
-            edge, shift = 5 * side // 12, int(rng.integers(-1, 2))
-            near = (side // 2 - edge, (side - edge) // 2 + shift)
-            far = (side // 2 + 1, (side - edge) // 2 + shift)
-            boxes = [(*p, p[0] + edge, p[1] + edge) for p in _arrange(relation, near, far)]
-        boxes = [tuple(CELL * v for v in box) for box in boxes]
+            across = int(rng.integers(1, 4))
+            cells = [(x, y, x + 4, y + 4) for x, y in _arrange(relation, (0, across), (4, across))]
+        cell = self.size // CELLS
+        boxes = [(x * cell + 2, y * cell + 2, r * cell - 2, b * cell - 2) for x, y, r, b in cells]
         return self._scene(names, colours, sprites, boxes, relation, background)
 
     def seeing(self, rng: np.random.Generator, held_out: bool = False) -> Scene:

@@ -1,0 +1,101 @@
+"""From a checkpoint to a model: built without memory on the meta device, then given the file's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from janus.checkpoints import configs, hub
+from janus.checkpoints.files import Tensors, WeightFiles
+from janus.checkpoints.layouts import CODEBOOK_USED, Layout, Relaid, check_names, recipes
+from janus.config import CoreConfig, JanusConfig
+from janus.core.published import stack_experts
+from janus.model import JanusModel
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a checkpoint is, without its weights in memory."""
+
+    config: JanusConfig
+    layout: Layout
+    files: Mapping[str, str]  # official tensor name to the file it is in
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> tuple[JanusModel, Path]:
+    """A model and the folder it came from; `source` is a folder or a hub id (see `hub.locate`), in
+    either layout.  `dtype` defaults to what `config.json` asks for.
+
+    On the CPU, tensors that need no conversion stay mapped from their file: memory is taken as they
+    are used.  Raises ValueError for settings that are not supported and for unknown, missing or
+    misshapen tensors; only what Janus never reads (`layouts.UNUSED`) may be missing.
+    """
+    folder = hub.locate(source, revision=revision, offline=offline)
+    settings, tensors = _open(folder)
+    with torch.device("meta"):
+        model = JanusModel(settings.config)
+    infos = tensors.infos
+    kind = dtype or settings.dtype or infos["language_model.lm_head.weight"].dtype
+    fill(model, tensors, settings.config.core, torch.device(device), kind, lambda key: key == CODEBOOK_USED)
+    return model, folder
+
+
+def inspect(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Summary:
+    """What a checkpoint holds and in which files, checked as `load` does, without reading weights."""
+    folder = hub.locate(source, revision=revision, offline=offline)
+    settings, tensors = _open(folder)
+    assert isinstance(tensors.source, WeightFiles)
+    files = {
+        key: tensors.source.files[recipe.keys[0]] for key, recipe in tensors.recipes.items() if recipe.keys
+    }
+    return Summary(settings.config, settings.layout, files)
+
+
+def _open(folder: Path) -> tuple[configs.Settings, Relaid]:
+    """Settings, and the tensors under their official names."""
+    settings = configs.read(folder)
+    weights = WeightFiles(folder)
+    check_names(weights.infos, settings.config, settings.layout, settings.tied, folder)
+    return settings, Relaid(
+        weights, recipes(settings.config, settings.layout, "official", weights.infos)
+    )
+
+
+def fill(
+    model: nn.Module,
+    tensors: Tensors,
+    core: CoreConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    skip: Callable[[str], bool] = lambda key: False,
+) -> None:
+    """Put tensors, one expert each, in the place of a meta model's parameters.
+
+    Parameters become `dtype`, buffers keep their type (the experts' balancing bias is float32).
+    """
+    kept = {name: buffer.dtype for name, buffer in model.named_buffers()}
+
+    def read(key: str) -> Tensor:
+        if not tensors.infos[key].dtype.is_floating_point:
+            raise ValueError(f"{key} holds {tensors.infos[key].dtype}, not floating-point numbers")
+        return tensors.read(key).to(device, kept.get(key, dtype))
+
+    state: dict[str, Tensor] = {}
+    keys = (key for key in tensors.infos if not skip(key))
+    for _, layer in groupby(keys, lambda key: key.partition(".mlp.experts.")[0]):
+        state |= stack_experts({key: read(key) for key in layer}, core)
+    model.load_state_dict(state, strict=True, assign=True)
+    left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
+    assert not left, f"not in the state dict: {left}"

@@ -1,0 +1,30 @@
+"""`python -m janus.train RECIPE.yaml --stage tokenizer|model --work DIR`"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from janus.train.recipe import load_recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m janus.train", description="Train the embedded model.")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--stage", choices=("tokenizer", "model"), required=True)
+    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "janus" / "train")
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.stage == "tokenizer":
+        from janus.train.tokenizer import train_tokenizer
+
+        train_tokenizer(recipe, arguments.work)
+    else:
+        from janus.train.stages import train_model
+
+        train_model(recipe, arguments.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Recipe files: one YAML per training run, read strictly into dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from janus.config import JanusConfig, _from_dict
+
+
+@dataclass(frozen=True)
+class WorkRecipe:
+    seed: int = 0
+    scenes: int = 50000  # rendered once and kept in the work folder
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """The VQ image tokenizer's training."""
+
+    minutes: float  # of wall clock; the learning rate follows it
+    batch: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 200  # steps
+    average: float = 0.995  # of the weights; what is kept is their moving average
+    revive_every: int = 200  # steps between replacing codes that nothing used
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The whole model's training, the image tokenizer frozen."""
+
+    minutes: float
+    tokens: int = 4096  # per step, filled with whole samples
+    learning_rate: float = 1.5e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    drawing_share: float = 0.5  # of the samples
+    drop_prompt: float = 0.1  # of the drawing samples: what guidance compares with
+    average: float = 0.998
+
+
+@dataclass(frozen=True)
+class Recipe:
+    config: JanusConfig
+    tokenizer: TokenizerRecipe
+    model: ModelRecipe
+    work: WorkRecipe = WorkRecipe()
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """The recipe in a YAML file.  Raises ValueError naming any unknown or missing field."""
+    import yaml  # only training needs it
+
+    values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    recipe: Recipe = _from_dict(Recipe, values, Path(path).name)
+    return recipe

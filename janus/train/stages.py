@@ -1,0 +1,139 @@
+"""Trains the whole model on drawing and on answering at once, the image tokenizer frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from janus.config import JanusConfig
+from janus.core.transformer import init_weights
+from janus.data.art import load_sprites
+from janus.data.language import caption, question
+from janus.data.pool import pictures, scene_at
+from janus.data.world import World
+from janus.model import JanusModel
+from janus.tokenizers.image import VqTokenizer
+from janus.tokenizers.text import TextTokenizer, train_bpe
+from janus.train.batches import Samples, as_pixels, batches
+from janus.train.common import Average, Clock, learning_rate, save
+from janus.train.recipe import Recipe
+from janus.train.tokenizer import CHECKPOINT as IMAGE_TOKENIZER
+from janus.train.tokenizer import load_tokenizer
+
+CHECKPOINT = "model.pt"
+FOLDER = "model"  # in the work folder: the trained model, as `Janus.from_pretrained` takes it
+
+
+def train_model(recipe: Recipe, work: Path) -> None:
+    """Trains for the recipe's minutes, resuming what lies in `work`; writes `work/model`."""
+    settings, config, seed = recipe.model, recipe.config, recipe.work.seed
+    world = World(load_sprites(work), config.vision.image_size)
+    tokenizer = text_tokenizer(recipe, world, work / FOLDER)
+    image_tokenizer = load_tokenizer(config.vq, work)
+    seeing = pictures(world, "seeing", seed, recipe.work.scenes, work)
+    codes = drawing_codes(recipe, world, image_tokenizer, work)
+    samples = Samples(config, settings, tokenizer, world, seed, codes, seeing)
+
+    model = new_model(config, image_tokenizer, seed)
+    optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=0.0, betas=(0.9, 0.95))
+    average = Average(model, settings.average)
+    step, clock = 0, Clock(settings.minutes)
+    if (work / CHECKPOINT).exists():
+        state = torch.load(work / CHECKPOINT, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, clock = state["step"], Clock(settings.minutes, state["spent"])
+        print(f"resumed at step {step}, {clock.left()}", flush=True)
+    stream = batches(samples, settings.tokens, np.random.default_rng((seed, step)))
+
+    def keep() -> None:
+        state = {
+            "model": model.state_dict(),
+            "average": average.model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "spent": clock.spent,
+        }
+        save(work / CHECKPOINT, state)
+
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    history: list[tuple[float, float]] = []
+    first, since = step, clock.spent
+    while clock.done < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
+        losses = model(next(stream))
+        optimizer.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(trained, settings.clip)
+        optimizer.step()
+        core = model.language_model.model
+        core.update_expert_bias(core.expert_counts())
+        average.update(model, step)
+        history.append((losses.text.item(), losses.image.item()))
+        step += 1
+        if step % 50 == 0:
+            text, image = np.mean(history, axis=0)
+            load = core.expert_counts().max(dim=1).values.sum() / core.expert_counts().sum()
+            speed = settings.tokens * (step - first) / (clock.spent - since)
+            print(
+                f"step {step}: text {text:.3f}, image {image:.3f}, busiest expert {load:.2f}, "
+                f"{speed:.0f} tokens/s, {clock.left()}",
+                flush=True,
+            )
+            history.clear()
+        if step % 500 == 0:
+            keep()
+    keep()
+    torch.save(average.model.state_dict(), work / FOLDER / "average.pt")
+
+
+def text_tokenizer(recipe: Recipe, world: World, folder: Path) -> TextTokenizer:
+    """The tokenizer in `folder`, or one trained on captions, questions and answers."""
+    prompt = recipe.config.prompt
+    if not (folder / "tokenizer.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(recipe.work.seed)
+        texts = [f"{prompt.user}: {prompt.assistant}:", "\n\n"]
+        for index in range(6000):
+            scene = scene_at(world, "seeing", recipe.work.seed, index)
+            asked = question(scene, rng)
+            texts += [f" {caption(scene, rng)}", f" {asked.question}", f" {asked.answer}"]
+        train_bpe(texts, recipe.config.core.vocab_size, prompt, folder)
+    return TextTokenizer.from_folder(folder, prompt)
+
+
+@torch.inference_mode()
+def drawing_codes(recipe: Recipe, world: World, tokenizer: VqTokenizer, work: Path) -> np.ndarray:
+    """The codes of every picture to draw, (scenes, K), kept beside the tokenizer that made them."""
+    path = work / "codes.npy"
+    if not path.exists() or path.stat().st_mtime < (work / IMAGE_TOKENIZER).stat().st_mtime:
+        pool = pictures(world, "drawing", recipe.work.seed, recipe.work.scenes, work)
+        parts = [tokenizer.encode(as_pixels(pool[i : i + 64])) for i in range(0, len(pool), 64)]
+        np.save(path, torch.cat(parts).to(torch.int16).numpy())
+    return np.asarray(np.load(path))
+
+
+def new_model(config: JanusConfig, image_tokenizer: VqTokenizer, seed: int) -> JanusModel:
+    """An untrained model around a trained image tokenizer, whose codebook starts the code embedding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = JanusModel(config)
+    init_weights(model.language_model, torch.Generator().manual_seed(seed))
+    model.gen_vision_model.load_state_dict(image_tokenizer.state_dict())
+    model.gen_vision_model.requires_grad_(False)
+    with torch.no_grad():
+        model.gen_embed.weight.copy_(image_tokenizer.quantize.rows())
+    return model
+
+
+def _groups(model: JanusModel, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay, vectors and embeddings do not; the pooling head of SigLIP is never used."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and "attn_pool" not in n]
+    plain = [p for n, p in named if p.ndim < 2 or "embed" in n]
+    decayed = [p for n, p in named if not (p.ndim < 2 or "embed" in n)]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -1,0 +1,144 @@
+"""Trains the VQ image tokenizer to give back the drawings of the embedded world.
+
+Absolute and squared error of pixels, absolute error of their differences to the neighbours (edges),
+and the quantiser's two losses.  Codes that a while of training never chose are moved onto vectors
+that the encoder just made.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from janus.config import VqConfig
+from janus.data.art import load_sprites
+from janus.data.pool import pictures
+from janus.data.world import World
+from janus.tokenizers.image import VqTokenizer
+from janus.train.common import Average, Clock, learning_rate, save
+from janus.train.recipe import Recipe
+
+CHECKPOINT = "tokenizer.pt"
+COMMITMENT = 0.25
+
+
+def train_tokenizer(recipe: Recipe, work: Path) -> None:
+    """Trains for the recipe's minutes, resuming what lies in `work`, and leaves the weights there."""
+    settings, config = recipe.tokenizer, recipe.config.vq
+    generator = torch.Generator().manual_seed(recipe.work.seed)
+    pool = pictures(World(load_sprites(work), config.image_size), "drawing", recipe.work.seed, recipe.work.scenes, work)
+    model = new_tokenizer(config, generator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = Average(model, settings.average)
+    step, clock = 0, Clock(settings.minutes)
+    if (work / CHECKPOINT).exists():
+        state = torch.load(work / CHECKPOINT, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        step, clock = state["step"], Clock(settings.minutes, state["spent"])
+    used = torch.zeros(config.codes, dtype=torch.long)
+    errors: list[float] = []
+    while clock.done < 1:
+        pixels = to_pixels(pool, torch.randint(len(pool), (settings.batch,), generator=generator))
+        optimizer.param_groups[0]["lr"] = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
+        made, losses, codes = model(pixels)
+        loss = reconstruction_loss(made, pixels) + losses.codebook + COMMITMENT * losses.commitment
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        used += torch.bincount(codes.flatten(), minlength=config.codes)
+        errors.append(F.mse_loss(made.detach(), pixels).item() / 4)  # pixels span 2
+        step += 1
+        if step % settings.revive_every == 0 or step in (10, 50):
+            alive = int((used > 0).sum())
+            if clock.done < 0.8:
+                revive(model, average.model, used, pixels, generator)
+            psnr = -10 * math.log10(float(np.mean(errors)))
+            print(f"step {step}: {psnr:.2f} dB, {alive} codes in use, {step * settings.batch / clock.spent:.0f} pictures/s, {clock.left()}", flush=True)
+            used.zero_()
+            errors.clear()
+        if step % 1000 == 0:
+            _save(work, model, average, optimizer, generator, step, clock)
+            contact_sheet(average.model, pool, work / "tokenizer.png")
+    _save(work, model, average, optimizer, generator, step, clock)
+    contact_sheet(average.model, pool, work / "tokenizer.png")
+
+
+def _save(
+    work: Path,
+    model: VqTokenizer,
+    average: Average,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    clock: Clock,
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "average": average.model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "step": step,
+        "spent": clock.spent,
+    }
+    save(work / CHECKPOINT, state)
+
+
+def new_tokenizer(config: VqConfig, generator: torch.Generator) -> VqTokenizer:
+    """An untrained tokenizer whose weights depend on `generator` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        model = VqTokenizer(config)
+        torch.nn.init.normal_(model.quantize.embedding.weight)
+    return model.to(memory_format=torch.channels_last)
+
+
+def load_tokenizer(config: VqConfig, work: Path) -> VqTokenizer:
+    """The averaged weights that `train_tokenizer` left."""
+    model = VqTokenizer(config)
+    model.load_state_dict(torch.load(work / CHECKPOINT, weights_only=True)["average"])
+    return model.eval().requires_grad_(False)
+
+
+def to_pixels(pool: np.ndarray, rows: Tensor) -> Tensor:
+    """Pictures (n, S, S, 3) uint8 to (N, 3, S, S) in [-1, 1]."""
+    return torch.from_numpy(pool[rows.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
+    down = [(x[:, :, 1:] - x[:, :, :-1]) for x in (made, pixels)]
+    right = [(x[..., 1:] - x[..., :-1]) for x in (made, pixels)]
+    return F.l1_loss(made, pixels) + F.mse_loss(made, pixels) + F.l1_loss(*down) + F.l1_loss(*right)
+
+
+@torch.no_grad()
+def revive(
+    model: VqTokenizer, average: VqTokenizer, used: Tensor, pixels: Tensor, generator: torch.Generator
+) -> None:
+    """Moves every code that `used` counts at nothing onto a vector of these pictures, slightly shaken."""
+    dead = (used == 0).nonzero().flatten()
+    vectors = model.latents(pixels).flatten(0, 1)
+    chosen = vectors[torch.randint(len(vectors), (len(dead),), generator=generator)]
+    chosen = F.normalize(chosen + 0.02 * torch.randn(chosen.shape, generator=generator), dim=-1)
+    for tokenizer in (model, average):
+        tokenizer.quantize.embedding.weight[dead] = chosen
+
+
+@torch.no_grad()
+def contact_sheet(model: VqTokenizer, pool: np.ndarray, path: Path, count: int = 32) -> None:
+    """Pictures of the pool, each above what its codes give back."""
+    pixels = to_pixels(pool, torch.arange(count))
+    made = model.decode(model.encode(pixels))
+    rows = [torch.cat(list(part), dim=-1) for x in zip(pixels.split(16), made.split(16), strict=True) for part in x]
+    sheet = ((torch.cat(rows, dim=-2).permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte()
+    Image.fromarray(sheet.numpy()).save(path)
