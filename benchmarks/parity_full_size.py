@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from janus import checkpoints
-from janus.config import PRESETS
-from janus.generation import Prompt, Sampling, decode
+from janus.config import PRESETS, PromptConfig
+from janus.generation import Kind, Prompt, Sampling, decode
 from janus.model import Batch, JanusModel
+from janus.tokenizers.chat import unconditional
+from janus.tokenizers.text import TextTokenizer, train_bpe
 
-BOS, BOI, PAD, IMAGE, TEXT_STEPS, IMAGE_STEPS = 100000, 100003, 100002, 100581, 16, 16
+STEPS = 16  # greedy tokens compared
 
 
 def make_weights(preset: str, folder: Path) -> None:
@@ -41,15 +43,17 @@ def make_weights(preset: str, folder: Path) -> None:
             parameter.data.copy_(noise / parameter[0].numel() ** 0.5)
     book = model.gen_vision_model.quantize.embedding.weight
     book.data = torch.nn.functional.normalize(book.data.float(), dim=-1).to(torch.bfloat16)
-    checkpoints.save(model, folder, layout="official")
+    text = folder.parent / "tokenizer"  # of bytes; the models see random ids from above it
+    train_bpe(["a"], 300, PromptConfig(), text)
+    checkpoints.save(model, folder, layout="official", source=text)
 
 
-def inputs(preset: str) -> dict[str, Tensor]:
+def inputs(preset: str, tokenizer: TextTokenizer) -> dict[str, Tensor]:
     config = PRESETS[preset]
     generator = torch.Generator().manual_seed(1)
-    words = torch.randint(0, 100000, (24,), generator=generator)
-    picture = torch.full((config.vision.tokens,), IMAGE)
-    bos, boi = torch.tensor([BOS]), torch.tensor([BOI])
+    words = torch.randint(1000, 100000, (24,), generator=generator)
+    picture = torch.full((config.vision.tokens,), tokenizer.image_id)
+    bos, boi = torch.tensor([tokenizer.bos_id]), torch.tensor([tokenizer.begin_image_id])
     return {
         "pixels": torch.rand(1, 3, 384, 384, generator=generator) * 2 - 1,
         "question": torch.cat([bos, words[:8], picture, words[8:]])[None],
@@ -59,16 +63,17 @@ def inputs(preset: str) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def run_ours(folder: Path, given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    model, _ = checkpoints.load(folder, device=torch.device("cpu"), dtype=dtype)
+def run_ours(
+    folder: Path, given: dict[str, Tensor], tokenizer: TextTokenizer, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    model, _ = checkpoints.load(folder, dtype=dtype)
     model.eval()
     pixels, ids, codes = given["pixels"].to(dtype), given["question"], given["codes"]
-    batch = Batch(ids, pixels=pixels, image_slots=ids == IMAGE)
-    hidden = model.hidden(batch)
+    hidden = model.hidden(Batch(ids, pixels=pixels, image_slots=ids == tokenizer.image_id))
     drawn = model.core(model.embed_codes(codes))
-    question = Prompt(ids[0].tolist(), pixels, IMAGE)
+    question = Prompt(ids[0].tolist(), pixels, tokenizer.image_id)
     caption = given["caption"][0].tolist()
-    plain = Prompt([BOS, *[PAD] * (len(caption) - 2), BOI])
+    plain = Prompt(unconditional(caption, tokenizer))
     return {
         "SigLIP features": model.vision_model(pixels),
         "adaptor": model.embed_images(pixels),
@@ -82,12 +87,12 @@ def run_ours(folder: Path, given: dict[str, Tensor], dtype: torch.dtype) -> dict
     }
 
 
-def _greedy(model: JanusModel, prompt: Prompt, kind: str, plain: list[Prompt]) -> Tensor:
+def _greedy(model: JanusModel, prompt: Prompt, kind: Kind, plain: list[Prompt]) -> Tensor:
     tokens = decode(
         model,
         [prompt],
-        kind="text" if kind == "text" else "image",
-        new_tokens=TEXT_STEPS if kind == "text" else IMAGE_STEPS,
+        kind=kind,
+        new_tokens=STEPS,
         sampling=Sampling(temperature=0),
         generators=[torch.Generator()],
         unconditional=plain,
@@ -97,7 +102,9 @@ def _greedy(model: JanusModel, prompt: Prompt, kind: str, plain: list[Prompt]) -
 
 
 @torch.inference_mode()
-def run_theirs(folder: Path, given: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def run_theirs(
+    folder: Path, given: dict[str, Tensor], tokenizer: TextTokenizer, dtype: torch.dtype
+) -> dict[str, Tensor]:
     import transformers
 
     model = transformers.JanusForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
@@ -108,18 +115,14 @@ def run_theirs(folder: Path, given: dict[str, Tensor], dtype: torch.dtype) -> di
     drawn = inner.language_model(
         inputs_embeds=model.prepare_embeddings_for_image_generation(codes)
     ).last_hidden_state
-    everything = {"attention_mask": torch.ones_like(ids), "do_sample": False}
     text = model.generate(
         input_ids=ids,
+        attention_mask=torch.ones_like(ids),
         pixel_values=pixels,
-        max_new_tokens=TEXT_STEPS,
-        min_new_tokens=TEXT_STEPS,
-        **everything,
+        max_new_tokens=STEPS,
+        do_sample=False,
     )[0, ids.shape[1] :]
-    settings = model.generation_config
-    settings.generation_kwargs = {"boi_token_id": BOI}
-    settings.bos_token_id, settings.pad_token_id = BOS, PAD
-    inner.vision_model.config.num_image_tokens = IMAGE_STEPS  # the loop's length, nothing else
+    inner.vision_model.config.num_image_tokens = STEPS  # the loop's length, nothing else
     caption = given["caption"]
     drawing = model.generate(
         input_ids=caption,
@@ -137,7 +140,7 @@ def run_theirs(folder: Path, given: dict[str, Tensor], dtype: torch.dtype) -> di
         "VQ decode": model.decode_image_tokens(codes).permute(0, 3, 1, 2),
         "VQ codes": inner.vqmodel.encode(pixels).image_tokens.reshape(1, -1),
         "greedy text": text,
-        "greedy guided codes": drawing[:IMAGE_STEPS],
+        "greedy guided codes": drawing[:STEPS],
     }
 
 

@@ -37,13 +37,13 @@ def describe(source: str | Path | None, *, revision: str | None = None, offline:
         name = f"{source or 'the embedded model'} ({summary.layout} layout)"
     with torch.device("meta"):
         model = JanusModel(config)
-    lines = [name, "", f"{'part':<42}{'parameters':>15}   from"]
+    lines = [name, "", f"{'part':<48}{'parameters':>15}   from"]
     for prefix, what in PARTS.items():
         part = getattr(model, prefix)
         origin = ", ".join(sorted({file for key, file in files.items() if key.startswith(prefix + ".")}))
-        lines.append(f"{prefix + ': ' + what:<42}{_count(part):>15,}   {origin or '-'}".rstrip(" -"))
+        lines.append(f"{prefix + ': ' + what:<48}{_count(part):>15,}   {origin or '-'}".rstrip(" -"))
     total = _count(model)
-    lines += [f"{'together':<42}{total:>15,}", *_core_lines(config, model), ""]
+    lines += [f"{'together':<48}{total:>15,}", *_core_lines(config, model), ""]
     lines += _memory_lines(config, total)
     return "\n".join(lines)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 from janus import Janus
 from janus.config import PRESETS
@@ -18,6 +19,11 @@ from janus.config import PRESETS
 @pytest.fixture
 def picture() -> Image.Image:
     return Image.linear_gradient("L").convert("RGB").resize((50, 30))
+
+
+def _alike(first: Image.Image, second: Image.Image) -> bool:
+    """The same but for rounding: convolutions add up in another order when more pictures are decoded."""
+    return max(high for _, high in ImageChops.difference(first, second).getextrema()) <= 1
 
 
 def test_streams_and_batches_give_the_same_answer(janus: Janus, picture: Image.Image) -> None:
@@ -47,12 +53,11 @@ def test_turns_and_pictures_change_the_answer(janus: Janus, picture: Image.Image
 def test_picture_j_is_drawn_from_seed_plus_j(janus: Janus) -> None:
     several = janus.generate_images("a red apple", n=3, seed=5)
     for j, picture in enumerate(several):
-        alone = janus.generate_images("a red apple", seed=5 + j)[0]
-        assert picture.tobytes() == alone.tobytes()
         assert picture.info["seed"] == 5 + j
+        assert _alike(picture, janus.generate_images("a red apple", seed=5 + j)[0])
     lists = janus.generate_images(["a cup", "a red apple"], n=3, seed=5, batch_size=4)
-    assert [p.tobytes() for p in lists[1]] == [p.tobytes() for p in several]
-    assert len({p.tobytes() for pictures in lists for p in pictures}) == 6
+    assert all(_alike(*pair) for pair in zip(lists[1], several, strict=True))
+    assert not any(_alike(*pair) for pair in itertools.combinations(lists[0] + lists[1], 2))
 
 
 def test_a_fresh_seed_is_told(janus: Janus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -105,7 +106,8 @@ def test_a_reset_cache_is_as_good_as_new(name: str) -> None:
 @pytest.mark.parametrize("name", CORES)
 def test_low_precision_cache_beside_fp32_weights(name: str, dtype: torch.dtype) -> None:
     """With and without autocast.  A first call uses its own keys and is not rounded by the cache."""
-    core = dataclasses.replace(CORES[name], feed_forward=("dense",) * CORES[name].layers)
+    dense: tuple[Literal["dense"], ...] = ("dense",) * CORES[name].layers
+    core = dataclasses.replace(CORES[name], feed_forward=dense)
     model, ids = _model(core), _ids()
     whole = model(ids)
     for autocast in (False, True):

@@ -68,7 +68,7 @@ def test_info_counts_parameters(folder: Path, janus: Janus, capsys: pytest.Captu
     assert "model.safetensors" in report
     assert "3 of 8 routed" in report
     assert main(["info", "janus-pro-7b"]) == 0
-    assert "7,420,4" in capsys.readouterr().out
+    assert "7,420,368,523" in capsys.readouterr().out
 
 
 def test_convert_says_what_it_did(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

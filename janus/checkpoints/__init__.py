@@ -2,11 +2,24 @@
 
 from pathlib import Path
 
+from janus.checkpoints.convert import Conversion, convert
+from janus.checkpoints.deepseek import load_language_model
 from janus.checkpoints.files import SHARD_BYTES
-from janus.checkpoints.layouts import LAYOUTS, Layout
+from janus.checkpoints.layouts import Layout
 from janus.checkpoints.loading import Summary, inspect, load
 from janus.checkpoints.saving import save
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"  # the model that ships with the package
 
-__all__ = ["EMBEDDED", "LAYOUTS", "SHARD_BYTES", "Layout", "Summary", "inspect", "load", "save"]
+__all__ = [
+    "EMBEDDED",
+    "SHARD_BYTES",
+    "Conversion",
+    "Layout",
+    "Summary",
+    "convert",
+    "inspect",
+    "load",
+    "load_language_model",
+    "save",
+]

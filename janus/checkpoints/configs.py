@@ -65,10 +65,10 @@ def read(folder: Path) -> Settings:
     config = JanusConfig(**parts, image=image, prompt=prompt)
     tied = layout == "transformers" and fields.take("tie_word_embeddings", bool, False)
     text = "language_config" if layout == "official" else "text_config"
-    return Settings(layout, config, _dtype(fields) or _dtype(fields.inner(text)), tied)
+    return Settings(layout, config, stated_dtype(fields) or stated_dtype(fields.inner(text)), tied)
 
 
-def _dtype(fields: Fields) -> torch.dtype | None:
+def stated_dtype(fields: Fields) -> torch.dtype | None:
     name = "dtype" if "dtype" in fields else "torch_dtype"
     fields.expect(name, *_DTYPES)
     return None if name not in fields else _DTYPES[fields.take(name, str)]
@@ -152,7 +152,9 @@ def write_official(config: JanusConfig, dtype: torch.dtype) -> dict[str, Any]:
         "model_type": "multi_modality",
         "torch_dtype": _dtype_name(dtype),
         "vision_config": _part("vision", "CLIPVisionTower", _write_vision(config.vision)),
-        "aligner_config": _write_adaptor("aligner", config.und_adaptor_depth, config.vision.width, core.width),
+        "aligner_config": _write_adaptor(
+            "aligner", config.und_adaptor_depth, config.vision.width, core.width
+        ),
         "gen_vision_config": _part("gen_vision", f"VQ-{vq.downsampling}", _write_vq(vq)),
         "gen_aligner_config": _write_adaptor(
             "gen_aligner", config.gen_adaptor_depth, vq.code_dim, core.width

@@ -250,7 +250,7 @@ def write(folder: Path, tensors: Tensors, shard_bytes: int = SHARD_BYTES) -> Non
     if len(shards) == 1:
         _write_file(folder / "model.safetensors", tensors, shards[0])
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, keys in enumerate(shards, start=1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write_file(folder / name, tensors, keys)
@@ -282,7 +282,7 @@ def _write_tensor(file: BinaryIO, value: Tensor, info: Info) -> None:
     assert (tuple(value.shape), value.dtype) == (info.shape, info.dtype)
     value = value.detach().cpu().contiguous()
     if value.numel():
-        file.write(memoryview(value.flatten().view(torch.uint8).numpy()))
+        file.write(value.flatten().view(torch.uint8).numpy().data)
 
 
 def write_json(path: Path, values: Mapping[str, object]) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
 from janus.checkpoints import files
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SETTINGS = ["*.json", "*.jinja"]
-_NEEDED = ("config.json", "tokenizer.json")
+_WEIGHTS = ("*.safetensors", "*.bin")  # the preferred kind first
 
 
 def locate(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
     """The folder with a checkpoint's files: `source` itself, or the hub's copy in the cache.
 
-    A hub id (`owner/name`) is downloaded unless the cache holds all of it at `revision` (a branch, tag or
-    commit; by default `main`); then, and with `offline` or HF_HUB_OFFLINE=1, the network is not touched.
-    Safetensors are preferred to `.bin`.
+    What the cache holds whole is used without touching the network; a branch that has moved on is
+    fetched by naming the new commit as `revision` (a branch, tag or commit; by default `main`).
+    Otherwise it is downloaded, with progress on stderr; not if `offline` or HF_HUB_OFFLINE=1.
 
-    Raises ValueError saying what to do if it is neither, cannot be found or cannot be downloaded.
+    Raises ValueError saying what to do if `source` is neither a folder nor a hub id, is not on the hub,
+    or cannot be downloaded.
     """
     if Path(source).is_dir():
         if revision is not None:
@@ -29,4 +38,59 @@ def locate(source: str | Path, *, revision: str | None = None, offline: bool = F
         raise ValueError(
             f"{source} is neither a folder nor a hub id; a hub id looks like deepseek-ai/Janus-Pro-1B"
         )
-    return _download(source, revision, offline)
+    folder = _cached(source, revision)
+    if folder is None and (offline or constants.HF_HUB_OFFLINE):
+        raise ValueError(
+            f"{_name(source, revision)} is not in the cache ({constants.HF_HUB_CACHE}), or not all of it, "
+            "and downloading is switched off; run it once without --offline and HF_HUB_OFFLINE"
+        )
+    return folder or _downloaded(source, revision)
+
+
+def _name(source: str, revision: str | None) -> str:
+    return source if revision is None else f"{source} at {revision}"
+
+
+def _snapshot(source: str, revision: str | None, weights: str, *, cached: bool) -> Path:
+    """The hub's copy of the files at the top of a repository, with one kind of weights."""
+    folder = snapshot_download(
+        source,
+        revision=revision,
+        allow_patterns=[*_SETTINGS, weights],
+        ignore_patterns=["*/*"],
+        local_files_only=cached,
+    )
+    return Path(folder)
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    """The cache's copy if it is complete: an interrupted download leaves a folder with some files."""
+    for weights in _WEIGHTS:
+        try:
+            folder = _snapshot(source, revision, weights, cached=True)
+            files.find(folder)
+        except (LocalEntryNotFoundError, ValueError):
+            continue
+        if all((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
+            return folder
+    return None
+
+
+def _downloaded(source: str, revision: str | None) -> Path:
+    name = _name(source, revision)
+    try:
+        folder = _snapshot(source, revision, _WEIGHTS[0], cached=False)
+        if not any(folder.glob(_WEIGHTS[0])):
+            folder = _snapshot(source, revision, _WEIGHTS[1], cached=False)
+    except GatedRepoError as error:
+        raise ValueError(f"{source} is gated: accept its terms on the hub, then `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"there is no folder {source} here and no such repository on the hub; "
+            "if it is private, log in with `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(f"{source} has no branch, tag or commit {revision!r}") from error
+    except Exception as error:  # the kinds of network errors differ between versions of the hub's client
+        raise ValueError(f"cannot download {name}: {error}; is the network there?") from error
+    return folder

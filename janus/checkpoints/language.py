@@ -6,11 +6,15 @@ checkpoints leave out what they share with Llama-7B.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from janus.checkpoints.fields import Fields
 from janus.config import CoreConfig, MlaConfig, MoeConfig, YarnConfig
 
+GQA: Literal["gqa"] = "gqa"
+MLA: Literal["mla"] = "mla"
+DENSE: Literal["dense"] = "dense"
+MOE: Literal["moe"] = "moe"
 _ROUTING = {"deepseek_v2": "softmax", "deepseek_v3": "sigmoid"}
 
 
@@ -25,9 +29,7 @@ def read_core(fields: Fields) -> CoreConfig:
         return _read_llama(fields)
     if kind in _ROUTING:
         return _read_deepseek(fields, kind)
-    raise ValueError(
-        f"{fields.where}: model_type is {kind!r}; known are llama, deepseek_v2 and deepseek_v3"
-    )
+    raise ValueError(f"{fields.where}: model_type is {kind!r}; known are llama, deepseek_v2 and deepseek_v3")
 
 
 def _read_llama(fields: Fields) -> CoreConfig:
@@ -43,8 +45,8 @@ def _read_llama(fields: Fields) -> CoreConfig:
         vocab_size=fields.take("vocab_size", int, 32000),
         width=width,
         heads=heads,
-        attention=("gqa",) * layers,
-        feed_forward=("dense",) * layers,
+        attention=(GQA,) * layers,
+        feed_forward=(DENSE,) * layers,
         ffn_width=fields.take("intermediate_size", int, 11008),
         kv_heads=None if kv_heads == heads else kv_heads,
         head_dim=None if head_dim * heads == width else head_dim,
@@ -66,8 +68,8 @@ def _read_deepseek(fields: Fields, kind: str) -> CoreConfig:
         vocab_size=fields.take("vocab_size", int),
         width=fields.take("hidden_size", int),
         heads=heads,
-        attention=("mla",) * layers,
-        feed_forward=("dense",) * min(dense, layers) + ("moe",) * (layers - dense),
+        attention=(MLA,) * layers,
+        feed_forward=(DENSE,) * min(dense, layers) + (MOE,) * (layers - dense),
         ffn_width=fields.take("intermediate_size", int),
         norm_eps=fields.take("rms_norm_eps", float, 1e-6),
         rope_theta=theta,
@@ -141,12 +143,12 @@ def _read_rope(fields: Fields) -> tuple[float, YarnConfig | None]:
 def write_core(core: CoreConfig) -> dict[str, Any]:
     """The inverse of `read_core`.  Raises ValueError for a core that none of the published forms can hold."""
     dense = core.feed_forward.count("dense")
-    if core.feed_forward != ("dense",) * dense + ("moe",) * (core.layers - dense):
+    if core.feed_forward != (DENSE,) * dense + (MOE,) * (core.layers - dense):
         raise ValueError("checkpoints hold dense layers first and moe layers after them, in no other order")
     kinds = set(core.attention)
-    if kinds == {"mla"}:
+    if kinds == {MLA}:
         return _write_deepseek(core, dense)
-    if kinds != {"gqa"} or "moe" in core.feed_forward or core.yarn is not None:
+    if kinds != {GQA} or MOE in core.feed_forward or core.yarn is not None:
         raise ValueError(
             "checkpoints hold cores of gqa and dense layers without yarn, or of mla layers; "
             f"not attention {sorted(kinds)} with feed-forwards {sorted(set(core.feed_forward))} "

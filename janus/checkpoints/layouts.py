@@ -8,20 +8,20 @@ has no place for the tensors in `UNUSED`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from janus.checkpoints.files import Info, Tensors, check
-from janus.config import JanusConfig
 from janus.core.published import split_experts
 from janus.model import JanusModel
 
 Layout = Literal["official", "transformers"]
-LAYOUTS: tuple[Layout, ...] = ("official", "transformers")
+Shapes = Mapping[str, tuple[int, ...]]
 
 CODEBOOK_USED = "gen_vision_model.quantize.codebook_used"
 CODEBOOK_USED_SHAPE = (65536,)
@@ -60,7 +60,10 @@ _RENAMED = (
         r"vision_model\.vision_tower\.blocks\.(\d+)\.attn\.proj\.",
         rf"{_TOWER}encoder.layers.\1.self_attn.projection_layer.",
     ),
-    (r"vision_model\.vision_tower\.blocks\.(\d+)\.attn\.qkv\.", rf"{_TOWER}encoder.layers.\1.self_attn.*_proj."),
+    (
+        r"vision_model\.vision_tower\.blocks\.(\d+)\.attn\.qkv\.",
+        rf"{_TOWER}encoder.layers.\1.self_attn.*_proj.",  # * is q, k and v
+    ),
     (r"vision_model\.vision_tower\.blocks\.(\d+)\.mlp\.", rf"{_TOWER}encoder.layers.\1.mlp."),
     (r"vision_model\.vision_tower\.norm\.", f"{_TOWER}post_layernorm."),
     (r"gen_vision_model\.encoder\.conv_blocks\.(\d+)\.res\.", r"model.vqmodel.encoder.down.\1.block."),
@@ -121,24 +124,41 @@ class Relaid:
         return value.chunk(recipe.blocks)[recipe.block].reshape(recipe.shape)
 
 
-def shapes(config: JanusConfig, layout: Layout) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, from a model on the meta device."""
-    with torch.device("meta"):
-        state = split_experts(JanusModel(config).state_dict())
-    official = {key: tuple(value.shape) for key, value in state.items()}
-    official[CODEBOOK_USED] = CODEBOOK_USED_SHAPE
-    if layout == "official":
-        return official
-    return {name: shape for key in official for name, shape in _in_transformers(key, official[key])}
+class _NoValues(TorchFunctionMode):
+    """Initialising parameters does nothing: on the meta device it costs seconds and has no effect."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
-def recipes(
-    config: JanusConfig, source: Layout, target: Layout, have: Mapping[str, Info]
-) -> dict[str, Recipe]:
+T = TypeVar("T", bound=nn.Module)
+
+
+def on_meta(build: Callable[[], T]) -> T:
+    """A model whose tensors have shapes and no memory."""
+    with torch.device("meta"), _NoValues():
+        return build()
+
+
+def official_shapes(model: JanusModel) -> Shapes:
+    """Name and shape of every tensor of a model in the official layout."""
+    shapes = {key: tuple(value.shape) for key, value in split_experts(model.state_dict()).items()}
+    return shapes | {CODEBOOK_USED: CODEBOOK_USED_SHAPE}
+
+
+def recipes(official: Shapes, source: Layout, target: Layout, have: Container[str]) -> dict[str, Recipe]:
     """How to make each tensor of the layout `target` from those that a checkpoint in the layout `source`
-    has.  Tensors of `UNUSED` that it lacks become zeros; a tied head that it lacks, the embedding."""
+    has, given all `official` ones.
+
+    Tensors of `UNUSED` that it lacks become zeros; a tied head that it lacks, the embedding.
+    """
     out = {}
-    for key, shape in shapes(config, "official").items():
+    for key, shape in official.items():
         pieces = _in_transformers(key, shape)
         names = [name for name, _ in pieces]
         if target == "transformers":
@@ -147,7 +167,7 @@ def recipes(
                 out[name] = Recipe(piece, (where[0],), *where[1:])
         else:
             keys = tuple(names) if source == "transformers" else (key,)
-            absent = key in UNUSED and not set(keys) <= have.keys() or not keys
+            absent = key in UNUSED and not any(k in have for k in keys)
             like = _named(UNUSED[key], source) if absent else ""
             out[key] = Recipe(shape, () if absent else keys, like=like)
     if source == "transformers" and TIED_HEAD not in have:
@@ -157,14 +177,16 @@ def recipes(
 
 
 def check_names(
-    infos: Mapping[str, Info], config: JanusConfig, layout: Layout, tied: bool, where: object
+    infos: Mapping[str, Info], official: Shapes, layout: Layout, tied: bool, where: object
 ) -> None:
     """Raises ValueError listing unknown, missing and misshapen tensors.
 
     Only what Janus never reads (`UNUSED`) may be missing and, in the transformers layout, the head of a
     checkpoint that says it is `tied` to the embedding.
     """
-    expected = shapes(config, layout)
+    expected = dict(official)
+    if layout == "transformers":
+        expected = {n: shape for key in official for n, shape in _in_transformers(key, official[key])}
     optional = set(UNUSED) | ({TIED_HEAD} if tied and layout == "transformers" else set())
     for key in optional - infos.keys():
         expected.pop(key, None)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from janus.checkpoints import configs, hub
 from janus.checkpoints.files import Tensors, WeightFiles
-from janus.checkpoints.layouts import CODEBOOK_USED, Layout, Relaid, check_names, recipes
+from janus.checkpoints.layouts import (
+    CODEBOOK_USED,
+    Layout,
+    Relaid,
+    check_names,
+    official_shapes,
+    on_meta,
+    recipes,
+)
 from janus.config import CoreConfig, JanusConfig
 from janus.core.published import stack_experts
 from janus.model import JanusModel
@@ -43,11 +51,8 @@ def load(
     misshapen tensors; only what Janus never reads (`layouts.UNUSED`) may be missing.
     """
     folder = hub.locate(source, revision=revision, offline=offline)
-    settings, tensors = _open(folder)
-    with torch.device("meta"):
-        model = JanusModel(settings.config)
-    infos = tensors.infos
-    kind = dtype or settings.dtype or infos["language_model.lm_head.weight"].dtype
+    settings, model, tensors = _open(folder)
+    kind = dtype or settings.dtype or tensors.infos["language_model.lm_head.weight"].dtype
     fill(model, tensors, settings.config.core, torch.device(device), kind, lambda key: key == CODEBOOK_USED)
     return model, folder
 
@@ -55,7 +60,7 @@ def load(
 def inspect(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Summary:
     """What a checkpoint holds and in which files, checked as `load` does, without reading weights."""
     folder = hub.locate(source, revision=revision, offline=offline)
-    settings, tensors = _open(folder)
+    settings, _, tensors = _open(folder)
     assert isinstance(tensors.source, WeightFiles)
     files = {
         key: tensors.source.files[recipe.keys[0]] for key, recipe in tensors.recipes.items() if recipe.keys
@@ -63,14 +68,15 @@ def inspect(source: str | Path, *, revision: str | None = None, offline: bool = 
     return Summary(settings.config, settings.layout, files)
 
 
-def _open(folder: Path) -> tuple[configs.Settings, Relaid]:
-    """Settings, and the tensors under their official names."""
+def _open(folder: Path) -> tuple[configs.Settings, JanusModel, Relaid]:
+    """Settings, a model on the meta device, and the tensors for it under their official names."""
     settings = configs.read(folder)
     weights = WeightFiles(folder)
-    check_names(weights.infos, settings.config, settings.layout, settings.tied, folder)
-    return settings, Relaid(
-        weights, recipes(settings.config, settings.layout, "official", weights.infos)
-    )
+    model = on_meta(lambda: JanusModel(settings.config))
+    official = official_shapes(model)
+    check_names(weights.infos, official, settings.layout, settings.tied, folder)
+    tensors = Relaid(weights, recipes(official, settings.layout, "official", weights.infos))
+    return settings, model, tensors
 
 
 def fill(

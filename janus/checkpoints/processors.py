@@ -29,7 +29,11 @@ _TAGS = {
     "pad_token": "pad_tag",
 }
 # what transformers' tokenizer settings call them
-_EXTRA_TOKENS = {"image_token": "image_token", "begin_image_token": "boi_token", "end_image_token": "eoi_token"}
+_EXTRA_TOKENS = {
+    "image_token": "image_token",
+    "begin_image_token": "boi_token",
+    "end_image_token": "eoi_token",
+}
 
 
 def read_processor(folder: Path, layout: Layout, vision: VisionConfig) -> tuple[ImageConfig, PromptConfig]:
@@ -118,7 +122,11 @@ def _official_prompt(folder: Path, processor: Fields) -> PromptConfig:
 
 def _transformers_prompt(folder: Path, processor: Fields) -> PromptConfig:
     tokenizer = _optional(folder / "tokenizer_config.json")
-    extra = tokenizer.inner("extra_special_tokens") if _is_object(tokenizer, "extra_special_tokens") else tokenizer
+    extra = (
+        tokenizer.inner("extra_special_tokens")
+        if _is_object(tokenizer, "extra_special_tokens")
+        else tokenizer
+    )
     stated: dict[str, Any] = {}
     for ours, theirs in _EXTRA_TOKENS.items():
         for fields in (tokenizer, extra):

@@ -12,7 +12,7 @@ from janus.checkpoints import files
 from janus.checkpoints.configs import write_official, write_transformers
 from janus.checkpoints.fields import Fields
 from janus.checkpoints.files import SHARD_BYTES, InMemory, read_json, write_json
-from janus.checkpoints.layouts import Layout, Relaid, recipes
+from janus.checkpoints.layouts import Layout, Relaid, official_shapes, recipes
 from janus.checkpoints.processors import write_official_processor, write_transformers_processor
 from janus.config import JanusConfig
 from janus.core.published import split_experts
@@ -40,7 +40,7 @@ def save(
     """
     check_layout(layout)
     state = InMemory(split_experts(model.state_dict()))
-    tensors = Relaid(state, recipes(model.config, "official", layout, state.infos))
+    tensors = Relaid(state, recipes(official_shapes(model), "official", layout, state.infos))
     with files.new_folder(Path(folder)) as partial:
         write_settings(partial, model.config, model.dtype, layout, None if source is None else Path(source))
         files.write(partial, tensors, shard_bytes)
@@ -60,7 +60,9 @@ def write_settings(
         raise ValueError(f"{source} has no {TOKENIZER_FILE}")
     if layout == "transformers":
         if source is None:
-            raise ValueError("the transformers layout needs a tokenizer: give the folder that has it as source")
+            raise ValueError(
+                "the transformers layout needs a tokenizer: give the folder that has it as source"
+            )
         _write_transformers_settings(folder, config, dtype, source)
         return
     if source is not None:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 128  # pixels of a rendered drawing
+_NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ def load_sprites(work: Path) -> list[Sprite]:
         np.savez_compressed(beside, names=names, **arrays)
         beside.rename(path)
     with np.load(path) as stored:
-        return [Sprite(*map(str, row), stored[f"pixels_{i}"]) for i, row in enumerate(stored["names"])]
+        return [
+            Sprite(str(name), str(style), str(emoji), stored[f"pixels_{i}"])
+            for i, (name, style, emoji) in enumerate(stored["names"])
+        ]
 
 
 def fetch_package(package: dict[str, str], folder: Path) -> Path:
@@ -92,22 +96,22 @@ def _from_icons(
     import resvg_py  # only needed to make training data
 
     icons = json.loads(text)
-    found = []
+    found: list[tuple[str, str, Image.Image]] = []
     for name, emoji in wanted:
         icon = icons["icons"].get(names[f"{ord(emoji):x}"])
         if icon is None:
             continue
         width = icon.get("width", icons.get("width", 16))
         height = icon.get("height", icons.get("height", 16))
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}">'
-        png = resvg_py.svg_to_bytes(svg_string=f"{head}{icon['body']}</svg>", width=SIDE, height=SIDE)
+        svg = f'<svg {_NAMESPACES} viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+        png = resvg_py.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE)
         found.append((name, emoji, Image.open(io.BytesIO(bytes(png)))))
     return found
 
 
 def _from_webp(files: tarfile.TarFile, wanted: list[tuple[str, str]]) -> list[tuple[str, str, Image.Image]]:
     present = set(files.getnames())
-    found = []
+    found: list[tuple[str, str, Image.Image]] = []
     for name, emoji in wanted:
         for ending in ("", "-fe0f"):
             path = f"package/assets/{ord(emoji):x}{ending}.webp"

@@ -125,9 +125,17 @@ def _ask(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     thing = scene.things[rng.integers(len(scene.things))]
     single = len(scene.things) == 1
     name = thing.name
+    asked: tuple[str, ...]
+    wording: tuple[str, ...]
     if kind == "what":
         if single:
-            asked = ("What is this?", "What is it?", "What is in the picture?", "What do you see?", "What is shown?")
+            asked = (
+                "What is this?",
+                "What is it?",
+                "What is in the picture?",
+                "What do you see?",
+                "What is shown?",
+            )
             return str(rng.choice(asked)), article(name)
         asked = ("What is in the picture?", "What do you see?", "What are these?", "What is shown?")
         names = [t.name for t in _reading_order(scene)]
@@ -149,13 +157,22 @@ def _ask(kind: str, scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
             return str(rng.choice(wording)), NUMBERS[len(scene.things)]
         name = name if rng.random() < 0.8 else _absent(scene, rng)
         many = plural(name)
-        wording = (f"How many {many} are there?", f"How many {many} are in the picture?", f"How many {many} do you see?")
+        wording = (
+            f"How many {many} are there?",
+            f"How many {many} are in the picture?",
+            f"How many {many} do you see?",
+        )
         return str(rng.choice(wording)), NUMBERS[sum(t.name == name for t in scene.things)]
     if kind == "where":
         return _ask_where(scene, rng)
     if kind == "yes-no":
         return _ask_yes_no(scene, rng)
-    wording = ("Describe the picture.", "Describe this image.", "What does the picture show?", "Caption this picture.")
+    wording = (
+        "Describe the picture.",
+        "Describe this image.",
+        "What does the picture show?",
+        "Caption this picture.",
+    )
     return str(rng.choice(wording)), describe(scene)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from janus.data import world as world_module
 from janus.data.art import Sprite
 from janus.data.world import Scene, World, world_table
 
@@ -24,7 +26,8 @@ def scene_at(world: World, look: Look, seed: int, index: int) -> Scene:
 
 def pictures(world: World, look: Look, seed: int, count: int, work: Path, workers: int = 2) -> np.ndarray:
     """(count, size, size, 3) uint8 of scenes 0..count-1, memory-mapped from `work` once rendered."""
-    key = hashlib.sha256(str(world_table()).encode()).hexdigest()[:8]
+    rules = Path(world_module.__file__).read_bytes() + json.dumps(world_table()).encode()
+    key = hashlib.sha256(rules).hexdigest()[:8]  # scenes of other rules are other scenes
     path = work / f"{look}-{world.size}px-{seed}-{count}-{key}.npy"
     if not path.exists():
         beside = path.with_suffix(".tmp.npy")
@@ -38,7 +41,7 @@ def pictures(world: World, look: Look, seed: int, count: int, work: Path, worker
                 stored[start : start + len(part)] = part
         stored.flush()
         beside.rename(path)
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="c")  # copy on write: torch takes no read-only arrays
 
 
 _worlds: dict[int, World] = {}

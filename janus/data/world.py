@@ -22,6 +22,7 @@ from PIL import Image
 from janus.data.art import Sprite
 
 Relation = Literal["left of", "right of", "above", "below"]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 CELLS = 8  # along a side; things to draw are placed on this grid, that of the image tokenizer's codes
 
 
@@ -38,7 +39,7 @@ class Thing:
     name: str
     colour: str | None
     sprite: int  # index into the world's sprites
-    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels: what it is fitted into
+    box: Box  # what it is fitted into
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,25 @@ class World:
         if names[0] == names[-1] and colours[0] == colours[-1]:
             sprites = [sprites[0]] * len(sprites)
         if relation is None:
-            edge = int(rng.integers(6, 8))
-            low, high = ((1, 2), (0, 2))[edge - 6]
-            x, y = (int(v) for v in rng.integers(low, high, 2))
-            cells = [(x, y, x + edge, y + edge)]
+            places = self.single_boxes(self.size)
+            large = rng.random() < 0.5
+            boxes = [places[int(rng.integers(1, len(places)))] if large else places[0]]
         else:
-            across = int(rng.integers(1, 4))
-            cells = [(x, y, x + 4, y + 4) for x, y in _arrange(relation, (0, across), (4, across))]
-        cell = self.size // CELLS
-        boxes = [(x * cell + 2, y * cell + 2, r * cell - 2, b * cell - 2) for x, y, r, b in cells]
+            boxes = self.pair_boxes(self.size, relation, int(rng.choice(self.ACROSS)))
         return self._scene(names, colours, sprites, boxes, relation, background)
+
+    ACROSS = (1, 2, 3)  # cells that a pair may be shifted, across the line it stands in
+
+    @staticmethod
+    def single_boxes(size: int) -> list[Box]:
+        """Where one thing to draw may be: in the middle, or larger in one of four places."""
+        places = [(1, 1, 6), (0, 0, 7), (1, 0, 7), (0, 1, 7), (1, 1, 7)]
+        return [_in_cells(size, x, y, edge) for x, y, edge in places]
+
+    @staticmethod
+    def pair_boxes(size: int, relation: Relation, across: int) -> list[Box]:
+        """Where two things to draw are, in the order of the relation."""
+        return [_in_cells(size, x, y, 4) for x, y in _arrange(relation, (0, across), (4, across))]
 
     def seeing(self, rng: np.random.Generator, held_out: bool = False) -> Scene:
         """A varied scene, for learning to see; `held_out` takes the style no training picture has."""
@@ -169,12 +179,13 @@ class World:
         picture = Image.new("RGB", (self.size, self.size), scene.background)
         for thing in scene.things:
             left, top, right, bottom = thing.box
-            drawing = self._fit(thing.sprite, thing.colour, right - left, bottom - top)
+            drawing = self.fit(thing.sprite, thing.colour, right - left, bottom - top)
             at = (left + (right - left - drawing.width) // 2, top + (bottom - top - drawing.height) // 2)
             picture.paste(drawing, at, drawing)
         return np.asarray(picture)
 
-    def _fit(self, sprite: int, colour: str | None, width: int, height: int) -> Image.Image:
+    def fit(self, sprite: int, colour: str | None, width: int, height: int) -> Image.Image:
+        """A drawing, recoloured and scaled to fit; kept for the next time."""
         key = (sprite, colour, width, height)
         if key not in self._fitted:
             pixels = self.sprites[sprite].pixels
@@ -188,12 +199,15 @@ class World:
         return self._fitted[key]
 
 
-def _arrange(
-    relation: Relation, near: tuple[int, int], far: tuple[int, int]
-) -> list[tuple[int, int]]:
+def _arrange(relation: Relation, near: tuple[int, int], far: tuple[int, int]) -> list[tuple[int, int]]:
     """The two corners in the order of the things, for places given along the x axis."""
     places = [near, far] if relation in ("left of", "above") else [far, near]
     return places if relation in ("left of", "right of") else [(y, x) for x, y in places]
+
+
+def _in_cells(size: int, x: int, y: int, edge: int) -> Box:
+    cell = size // CELLS
+    return (x * cell + 2, y * cell + 2, (x + edge) * cell - 2, (y + edge) * cell - 2)
 
 
 def _background(rng: np.random.Generator) -> tuple[int, int, int]:

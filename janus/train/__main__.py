@@ -1,4 +1,4 @@
-"""`python -m janus.train RECIPE.yaml --stage tokenizer|model --work DIR`"""
+"""`python -m janus.train RECIPE.yaml [--stage tokenizer|model] [--work DIR]`: both stages, or one."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import argparse
 from pathlib import Path
 
 from janus.train.recipe import load_recipe
+from janus.train.stages import train_model
+from janus.train.tokenizer import train_tokenizer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m janus.train", description="Train the embedded model.")
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--stage", choices=("tokenizer", "model"), required=True)
+    parser.add_argument("--stage", choices=("tokenizer", "model"), help="default: one after the other")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "janus" / "train")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.stage == "tokenizer":
-        from janus.train.tokenizer import train_tokenizer
-
+    if arguments.stage != "model":
         train_tokenizer(recipe, arguments.work)
-    else:
-        from janus.train.stages import train_model
-
+    if arguments.stage != "tokenizer":
         train_model(recipe, arguments.work)
 
 

@@ -47,6 +47,7 @@ class Samples:
         seed: int,
         codes: np.ndarray,
         seeing: np.ndarray,
+        redrawn: np.ndarray,
     ) -> None:
         self.config = config
         self.settings = settings
@@ -55,6 +56,7 @@ class Samples:
         self.seed = seed
         self.codes = codes
         self.seeing = seeing
+        self.redrawn = redrawn  # the first drawings again, as the codes give them back
 
     def draw(self, rng: np.random.Generator) -> Sample:
         if rng.random() < self.settings.drawing_share:
@@ -72,12 +74,14 @@ class Samples:
         return Sample(ids, len(ids), codes=codes)
 
     def _question(self, rng: np.random.Generator) -> Sample:
-        index = int(rng.integers(len(self.seeing)))
-        asked = question(scene_at(self.world, "seeing", self.seed, index), rng)
+        own = rng.random() < self.settings.redrawn_share
+        pool = self.redrawn if own else self.seeing
+        index = int(rng.integers(len(pool)))
+        asked = question(scene_at(self.world, "drawing" if own else "seeing", self.seed, index), rng)
         message = {"role": "user", "content": asked.question, "images": [index]}
         ids = understanding_prompt([message], self.tokenizer, self.config.prompt, self.config.vision.tokens)
         answer = answer_ids(asked.answer, self.tokenizer)
-        return Sample(ids + answer, len(ids), picture=self.seeing[index])
+        return Sample(ids + answer, len(ids), picture=pool[index])
 
 
 def batches(samples: Samples, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:

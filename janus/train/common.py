@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -38,20 +38,23 @@ class Clock:
         return f"{max(0.0, self.seconds - self.spent) / 60:.1f} min left"
 
 
-class Average:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Average(Generic[M]):
     """The exponential moving average of a model's weights; buffers are copied."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: M, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: M, step: int) -> None:
         decay = min(self.decay, (step + 1) / (step + 10))  # short memory at the start
-        mine, theirs = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for a, b in zip(self.model.buffers(), model.buffers(), strict=True):
-            a.copy_(b)
+        for a, b in zip(self.model.parameters(), model.parameters(), strict=True):
+            a.lerp_(b, 1 - decay)
+        for kept, now in zip(self.model.buffers(), model.buffers(), strict=True):
+            kept.copy_(now)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:

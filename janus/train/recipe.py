@@ -39,7 +39,8 @@ class ModelRecipe:
     clip: float = 1.0
     drawing_share: float = 0.5  # of the samples
     drop_prompt: float = 0.1  # of the drawing samples: what guidance compares with
-    average: float = 0.998
+    redrawn_share: float = 0.25  # of the questions: about pictures as the model itself draws them
+    average: float = 0.998  # of the weights; what is kept is their moving average
 
 
 @dataclass(frozen=True)

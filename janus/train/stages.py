@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from janus import checkpoints
 from janus.config import JanusConfig
 from janus.core.transformer import init_weights
 from janus.data.art import load_sprites
@@ -23,6 +26,7 @@ from janus.train.tokenizer import CHECKPOINT as IMAGE_TOKENIZER
 from janus.train.tokenizer import load_tokenizer
 
 CHECKPOINT = "model.pt"
+WORDS = "words"  # in the work folder: the text tokenizer
 FOLDER = "model"  # in the work folder: the trained model, as `Janus.from_pretrained` takes it
 
 
@@ -30,11 +34,12 @@ def train_model(recipe: Recipe, work: Path) -> None:
     """Trains for the recipe's minutes, resuming what lies in `work`; writes `work/model`."""
     settings, config, seed = recipe.model, recipe.config, recipe.work.seed
     world = World(load_sprites(work), config.vision.image_size)
-    tokenizer = text_tokenizer(recipe, world, work / FOLDER)
+    tokenizer = text_tokenizer(recipe, world, work / WORDS)
     image_tokenizer = load_tokenizer(config.vq, work)
     seeing = pictures(world, "seeing", seed, recipe.work.scenes, work)
     codes = drawing_codes(recipe, world, image_tokenizer, work)
-    samples = Samples(config, settings, tokenizer, world, seed, codes, seeing)
+    redrawn = redrawn_pictures(codes, image_tokenizer, work)
+    samples = Samples(config, settings, tokenizer, world, seed, codes, seeing, redrawn)
 
     model = new_model(config, image_tokenizer, seed)
     optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=0.0, betas=(0.9, 0.95))
@@ -89,7 +94,15 @@ def train_model(recipe: Recipe, work: Path) -> None:
         if step % 500 == 0:
             keep()
     keep()
-    torch.save(average.model.state_dict(), work / FOLDER / "average.pt")
+    write_model(average.model, work)
+
+
+def write_model(model: JanusModel, work: Path) -> None:
+    """The trained model in bfloat16, as `Janus.from_pretrained` takes it, in place of an older one."""
+    folder = work / FOLDER
+    if folder.exists():
+        shutil.rmtree(folder)
+    checkpoints.save(copy.deepcopy(model).to(torch.bfloat16), folder, source=work / WORDS)
 
 
 def text_tokenizer(recipe: Recipe, world: World, folder: Path) -> TextTokenizer:
@@ -115,6 +128,17 @@ def drawing_codes(recipe: Recipe, world: World, tokenizer: VqTokenizer, work: Pa
         pool = pictures(world, "drawing", recipe.work.seed, recipe.work.scenes, work)
         parts = [tokenizer.encode(as_pixels(pool[i : i + 64])) for i in range(0, len(pool), 64)]
         np.save(path, torch.cat(parts).to(torch.int16).numpy())
+    return np.asarray(np.load(path))
+
+
+@torch.inference_mode()
+def redrawn_pictures(codes: np.ndarray, tokenizer: VqTokenizer, work: Path, count: int = 8000) -> np.ndarray:
+    """What the codes of the first drawings give back, (count, S, S, 3) uint8, kept in `work`."""
+    path = work / "redrawn.npy"
+    if not path.exists() or path.stat().st_mtime < (work / "codes.npy").stat().st_mtime:
+        rows = torch.from_numpy(codes[:count].astype(np.int64)).split(64)
+        parts = [((tokenizer.decode(part) + 1) * 127.5).clamp(0, 255).byte() for part in rows]
+        np.save(path, torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy())
     return np.asarray(np.load(path))
 
 

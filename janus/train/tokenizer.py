@@ -32,7 +32,9 @@ def train_tokenizer(recipe: Recipe, work: Path) -> None:
     """Trains for the recipe's minutes, resuming what lies in `work`, and leaves the weights there."""
     settings, config = recipe.tokenizer, recipe.config.vq
     generator = torch.Generator().manual_seed(recipe.work.seed)
-    pool = pictures(World(load_sprites(work), config.image_size), "drawing", recipe.work.seed, recipe.work.scenes, work)
+    pool = pictures(
+        World(load_sprites(work), config.image_size), "drawing", recipe.work.seed, recipe.work.scenes, work
+    )
     model = new_tokenizer(config, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
     average = Average(model, settings.average)
@@ -48,7 +50,9 @@ def train_tokenizer(recipe: Recipe, work: Path) -> None:
     errors: list[float] = []
     while clock.done < 1:
         pixels = to_pixels(pool, torch.randint(len(pool), (settings.batch,), generator=generator))
-        optimizer.param_groups[0]["lr"] = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            settings.learning_rate, step, settings.warmup, clock.done
+        )
         made, losses, codes = model(pixels)
         loss = reconstruction_loss(made, pixels) + losses.codebook + COMMITMENT * losses.commitment
         optimizer.zero_grad()
@@ -64,7 +68,11 @@ def train_tokenizer(recipe: Recipe, work: Path) -> None:
             if clock.done < 0.8:
                 revive(model, average.model, used, pixels, generator)
             psnr = -10 * math.log10(float(np.mean(errors)))
-            print(f"step {step}: {psnr:.2f} dB, {alive} codes in use, {step * settings.batch / clock.spent:.0f} pictures/s, {clock.left()}", flush=True)
+            speed = step * settings.batch / clock.spent
+            print(
+                f"step {step}: {psnr:.2f} dB, {alive} codes in use, {speed:.0f} pictures/s, {clock.left()}",
+                flush=True,
+            )
             used.zero_()
             errors.clear()
         if step % 1000 == 0:
@@ -77,7 +85,7 @@ def train_tokenizer(recipe: Recipe, work: Path) -> None:
 def _save(
     work: Path,
     model: VqTokenizer,
-    average: Average,
+    average: Average[VqTokenizer],
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     step: int,
@@ -116,9 +124,10 @@ def to_pixels(pool: np.ndarray, rows: Tensor) -> Tensor:
 
 
 def reconstruction_loss(made: Tensor, pixels: Tensor) -> Tensor:
-    down = [(x[:, :, 1:] - x[:, :, :-1]) for x in (made, pixels)]
-    right = [(x[..., 1:] - x[..., :-1]) for x in (made, pixels)]
-    return F.l1_loss(made, pixels) + F.mse_loss(made, pixels) + F.l1_loss(*down) + F.l1_loss(*right)
+    """Absolute and squared error, and the absolute error of the steps to the next pixel down and right."""
+    error = made - pixels
+    steps = error.diff(dim=-2).abs().mean() + error.diff(dim=-1).abs().mean()
+    return error.abs().mean() + error.square().mean() + steps
 
 
 @torch.no_grad()
@@ -139,6 +148,10 @@ def contact_sheet(model: VqTokenizer, pool: np.ndarray, path: Path, count: int =
     """Pictures of the pool, each above what its codes give back."""
     pixels = to_pixels(pool, torch.arange(count))
     made = model.decode(model.encode(pixels))
-    rows = [torch.cat(list(part), dim=-1) for x in zip(pixels.split(16), made.split(16), strict=True) for part in x]
+    rows = [
+        torch.cat(list(part), dim=-1)
+        for x in zip(pixels.split(16), made.split(16), strict=True)
+        for part in x
+    ]
     sheet = ((torch.cat(rows, dim=-2).permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte()
     Image.fromarray(sheet.numpy()).save(path)
