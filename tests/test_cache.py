@@ -106,8 +106,8 @@ def test_a_reset_cache_is_as_good_as_new(name: str) -> None:
 @pytest.mark.parametrize("name", CORES)
 def test_low_precision_cache_beside_fp32_weights(name: str, dtype: torch.dtype) -> None:
     """With and without autocast.  A first call uses its own keys and is not rounded by the cache."""
-    dense: tuple[Literal["dense"], ...] = ("dense",) * CORES[name].layers
-    core = dataclasses.replace(CORES[name], feed_forward=dense)
+    kind: Literal["dense"] = "dense"
+    core = dataclasses.replace(CORES[name], feed_forward=(kind,) * CORES[name].layers)
     model, ids = _model(core), _ids()
     whole = model(ids)
     for autocast in (False, True):

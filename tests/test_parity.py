@@ -5,7 +5,6 @@ transformers makes a small random model and saves it; our reader loads that fold
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,10 +74,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, JanusModel]:
     return theirs, ours.eval()
 
 
-def _same(ours: Tensor, theirs: Tensor) -> None:
-    """Relative to the largest value, at most 1e-4."""
+def _same(stage: str, ours: Tensor, theirs: Tensor) -> None:
+    """At most 1e-4 of the largest value apart.  `pytest -rP` shows by how much."""
     assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+    apart = float((ours - theirs).abs().max() / theirs.abs().max())
+    print(f"{stage}: {apart:.1e}")
+    assert apart <= 1e-4
 
 
 def _pixels(n: int) -> Tensor:
@@ -95,14 +96,14 @@ def test_understanding_stages(pair: tuple[Any, JanusModel]) -> None:
     theirs, ours = pair
     pixels = _pixels(2)
     features = theirs.model.vision_model(pixels).last_hidden_state
-    _same(ours.vision_model(pixels), features)
-    _same(ours.embed_images(pixels), theirs.model.aligner(features))
+    _same("SigLIP features", ours.vision_model(pixels), features)
+    _same("understanding adaptor", ours.embed_images(pixels), theirs.model.aligner(features))
     ids = torch.tensor([[*_ids(3), *[IMAGE] * 16, *_ids(4)[1:], *[IMAGE] * 16, 9]])
     out = theirs(input_ids=ids, pixel_values=pixels, output_hidden_states=True)
     batch = Batch(ids, pixels=pixels, image_slots=ids == IMAGE)
     hidden = ours.hidden(batch)
-    _same(hidden, out.hidden_states[-1])
-    _same(ours.text_logits(hidden), out.logits)
+    _same("hidden states", hidden, out.hidden_states[-1])
+    _same("text logits", ours.text_logits(hidden), out.logits)
 
 
 @torch.no_grad()
@@ -110,12 +111,16 @@ def test_drawing_stages(pair: tuple[Any, JanusModel]) -> None:
     theirs, ours = pair
     codes = torch.randint(0, 64, (2, 16), generator=torch.Generator().manual_seed(0))
     embedded = ours.embed_codes(codes)
-    _same(embedded, theirs.prepare_embeddings_for_image_generation(codes))
+    _same("generation adaptor", embedded, theirs.prepare_embeddings_for_image_generation(codes))
     hidden = ours.core(embedded)
-    _same(hidden, theirs.model.language_model(inputs_embeds=embedded).last_hidden_state)
-    _same(ours.image_logits(hidden), theirs.model.generation_head(hidden))
+    _same(
+        "hidden states of codes",
+        hidden,
+        theirs.model.language_model(inputs_embeds=embedded).last_hidden_state,
+    )
+    _same("image logits", ours.image_logits(hidden), theirs.model.generation_head(hidden))
     pixels = theirs.decode_image_tokens(codes)  # (2, 32, 32, 3)
-    _same(ours.gen_vision_model.decode(codes).permute(0, 2, 3, 1), pixels)
+    _same("VQ decode", ours.gen_vision_model.decode(codes).permute(0, 2, 3, 1), pixels)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from janus.checkpoints.convert import Conversion, convert
+from janus.checkpoints.conversion import Conversion, convert
 from janus.checkpoints.deepseek import load_language_model
 from janus.checkpoints.files import SHARD_BYTES
 from janus.checkpoints.layouts import Layout

@@ -60,6 +60,7 @@ def read(folder: Path) -> Settings:
             f"{fields.where}: model_type is {kind!r}; a Janus checkpoint has one of {list(_MODEL_TYPES)}"
         )
     layout = _MODEL_TYPES[kind]
+    fields.expect("quantization_config", None)
     parts = _read_official(fields) if layout == "official" else _read_transformers(fields)
     image, prompt = read_processor(folder, layout, parts["vision"])
     config = JanusConfig(**parts, image=image, prompt=prompt)

@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,6 +215,11 @@ def some(names: list[str], limit: int = 20) -> str:
     """Names for an error message: all, or the first ones and how many more."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def usual_dtype(infos: Mapping[str, Info]) -> torch.dtype:
+    """The type that most of the tensors have."""
+    return Counter(info.dtype for info in infos.values()).most_common(1)[0][0]
 
 
 def check(infos: Mapping[str, Info], expected: Mapping[str, tuple[int, ...]], where: object) -> None:

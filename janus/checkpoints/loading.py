@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from janus.checkpoints import configs, hub
-from janus.checkpoints.files import Tensors, WeightFiles
+from janus.checkpoints.files import Tensors, WeightFiles, usual_dtype
 from janus.checkpoints.layouts import (
     CODEBOOK_USED,
     Layout,
@@ -52,7 +52,7 @@ def load(
     """
     folder = hub.locate(source, revision=revision, offline=offline)
     settings, model, tensors = _open(folder)
-    kind = dtype or settings.dtype or tensors.infos["language_model.lm_head.weight"].dtype
+    kind = dtype or settings.dtype or usual_dtype(tensors.infos)
     fill(model, tensors, settings.config.core, torch.device(device), kind, lambda key: key == CODEBOOK_USED)
     return model, folder
 

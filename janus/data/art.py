@@ -52,7 +52,7 @@ def load_sprites(work: Path) -> list[Sprite]:
         names = np.array([[s.name, s.style, s.emoji] for s in sprites])
         arrays = {f"pixels_{i}": s.pixels for i, s in enumerate(sprites)}
         beside = path.with_suffix(".tmp.npz")
-        np.savez_compressed(beside, names=names, **arrays)
+        np.savez_compressed(beside, allow_pickle=False, names=names, **arrays)
         beside.rename(path)
     with np.load(path) as stored:
         return [

@@ -1,4 +1,4 @@
-"""`python -m janus.train RECIPE.yaml [--stage tokenizer|model] [--work DIR]`: both stages, or one."""
+"""`python -m janus.train RECIPE.yaml [--stage tokenizer|decoder|model] [--work DIR]`: all stages, or one."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import argparse
 from pathlib import Path
 
 from janus.train.recipe import load_recipe
-from janus.train.stages import train_model
+from janus.train.stages import longer_decoder, train_model
 from janus.train.tokenizer import train_tokenizer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m janus.train", description="Train the embedded model.")
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--stage", choices=("tokenizer", "model"), help="default: one after the other")
+    parser.add_argument(
+        "--stage", choices=("tokenizer", "decoder", "model"), help="default: one after the other"
+    )
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "janus" / "train")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.stage != "model":
-        train_tokenizer(recipe, arguments.work)
-    if arguments.stage != "tokenizer":
-        train_model(recipe, arguments.work)
+    stages = {"tokenizer": train_tokenizer, "decoder": longer_decoder, "model": train_model}
+    for name, train in stages.items():
+        if arguments.stage in (None, name):
+            train(recipe, arguments.work)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,17 @@ class TokenizerRecipe:
 
 
 @dataclass(frozen=True)
+class DecoderRecipe:
+    """The image tokenizer's decoder alone, trained longer."""
+
+    minutes: float
+    batch: int = 32
+    learning_rate: float = 7e-4
+    warmup: int = 50
+    average: float = 0.998
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """The whole model's training, the image tokenizer frozen."""
 
@@ -47,6 +58,7 @@ class ModelRecipe:
 class Recipe:
     config: JanusConfig
     tokenizer: TokenizerRecipe
+    decoder: DecoderRecipe
     model: ModelRecipe
     work: WorkRecipe = WorkRecipe()
 

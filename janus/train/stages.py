@@ -21,6 +21,7 @@ from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train.batches import Samples, as_pixels, batches
 from janus.train.common import Average, Clock, learning_rate, save
+from janus.train.decoder import train_decoder
 from janus.train.recipe import Recipe
 from janus.train.tokenizer import CHECKPOINT as IMAGE_TOKENIZER
 from janus.train.tokenizer import load_tokenizer
@@ -94,6 +95,7 @@ def train_model(recipe: Recipe, work: Path) -> None:
         if step % 500 == 0:
             keep()
     keep()
+    average.model.gen_vision_model.load_state_dict(load_tokenizer(config.vq, work).state_dict())
     write_model(average.model, work)
 
 
@@ -118,6 +120,13 @@ def text_tokenizer(recipe: Recipe, world: World, folder: Path) -> TextTokenizer:
             texts += [f" {caption(scene, rng)}", f" {asked.question}", f" {asked.answer}"]
         train_bpe(texts, recipe.config.core.vocab_size, prompt, folder)
     return TextTokenizer.from_folder(folder, prompt)
+
+
+def longer_decoder(recipe: Recipe, work: Path) -> None:
+    """Trains the image tokenizer's decoder further; a finished model takes it when written again."""
+    config = recipe.config
+    world = World(load_sprites(work), config.vision.image_size)
+    train_decoder(recipe, work, drawing_codes(recipe, world, load_tokenizer(config.vq, work), work))
 
 
 @torch.inference_mode()

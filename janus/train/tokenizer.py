@@ -25,6 +25,7 @@ from janus.train.common import Average, Clock, learning_rate, save
 from janus.train.recipe import Recipe
 
 CHECKPOINT = "tokenizer.pt"
+DECODER = "decoder.pt"  # the same with a decoder that was trained longer, if there is one
 COMMITMENT = 0.25
 
 
@@ -112,9 +113,10 @@ def new_tokenizer(config: VqConfig, generator: torch.Generator) -> VqTokenizer:
 
 
 def load_tokenizer(config: VqConfig, work: Path) -> VqTokenizer:
-    """The averaged weights that `train_tokenizer` left."""
+    """The averaged weights that training left, with the decoder that was trained longer if there is one."""
+    path = work / DECODER if (work / DECODER).exists() else work / CHECKPOINT
     model = VqTokenizer(config)
-    model.load_state_dict(torch.load(work / CHECKPOINT, weights_only=True)["average"])
+    model.load_state_dict(torch.load(path, weights_only=True)["average"])
     return model.eval().requires_grad_(False)
 
 

@@ -1,10 +1,11 @@
-"""The full Janus-Pro-1B shape against transformers, in bfloat16, one model in memory at a time.
+"""A whole model against transformers' Janus, stage by stage, one model in memory at a time.
 
-    python benchmarks/parity_full_size.py            (about 15 GB of disk, 6 GB of memory, 20 minutes)
+    python benchmarks/parity.py                                        the Janus-Pro-1B shape in bfloat16
+    python benchmarks/parity.py --preset tiny --dtype float32          seconds
 
 Random weights are written once in the official layout and converted to the transformers layout with
 the package's own converter.  Each side then runs in a process of its own on the same inputs and
-leaves its outputs in a file; the last step compares them stage by stage.
+leaves its outputs in a file; the last step compares them.  The 1B shape takes about 9 GB of disk.
 """
 
 from __future__ import annotations
@@ -51,11 +52,11 @@ def make_weights(preset: str, folder: Path) -> None:
 def inputs(preset: str, tokenizer: TextTokenizer) -> dict[str, Tensor]:
     config = PRESETS[preset]
     generator = torch.Generator().manual_seed(1)
-    words = torch.randint(1000, 100000, (24,), generator=generator)
+    words = torch.randint(300, config.core.vocab_size, (24,), generator=generator)
     picture = torch.full((config.vision.tokens,), tokenizer.image_id)
     bos, boi = torch.tensor([tokenizer.bos_id]), torch.tensor([tokenizer.begin_image_id])
     return {
-        "pixels": torch.rand(1, 3, 384, 384, generator=generator) * 2 - 1,
+        "pixels": torch.rand(1, 3, config.image.size, config.image.size, generator=generator) * 2 - 1,
         "question": torch.cat([bos, words[:8], picture, words[8:]])[None],
         "caption": torch.cat([bos, words[:12], boi])[None],
         "codes": torch.randint(0, config.vq.codes, (1, config.vq.tokens), generator=generator),
@@ -160,15 +161,19 @@ def compare(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--preset", default="janus-pro-1b", choices=["janus-pro-1b", "janus-pro-7b"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="janus-pro-1b", choices=["tiny", "janus-pro-1b", "janus-pro-7b"])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--work", type=Path, help="folder for weights and outputs (default: a temporary one)")
     parser.add_argument("--side", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        run, folder = (run_ours, "official") if options.side == "ours" else (run_theirs, "transformers")
-        outputs = run(options.work / folder, inputs(options.preset), getattr(torch, options.dtype))
+        run, layout = (run_ours, "official") if options.side == "ours" else (run_theirs, "transformers")
+        tokenizer = TextTokenizer.from_folder(options.work / "tokenizer", PromptConfig())
+        given = inputs(options.preset, tokenizer)
+        outputs = run(options.work / layout, given, tokenizer, getattr(torch, options.dtype))
         outputs = {name: value.contiguous().clone() for name, value in outputs.items()}
         save_file(outputs, options.work / f"{options.side}.safetensors")
         return

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from janus.checkpoints import configs, files, hub
-from janus.checkpoints.files import SHARD_BYTES, WeightFiles, some
+from janus.checkpoints.files import SHARD_BYTES, WeightFiles, some, usual_dtype
 from janus.checkpoints.layouts import Layout, Relaid, check_names, official_shapes, on_meta, recipes
 from janus.checkpoints.saving import check_layout, write_settings
 from janus.model import JanusModel
@@ -84,7 +84,7 @@ def convert(
         if layout == settings.layout:
             _copy_settings(folder, partial)
         else:
-            dtype = settings.dtype or weights.infos[next(iter(weights.infos))].dtype
+            dtype = settings.dtype or usual_dtype(weights.infos)
             write_settings(partial, settings.config, dtype, layout, folder)
         files.write(partial, tensors, shard_bytes)
     return report
