@@ -40,7 +40,7 @@ class _Writing(TypedDict, total=False):
 class _Drawing(TypedDict, total=False):
     """Keyword arguments of `Janus.generate_images`, for its signatures by type."""
 
-    seed: int | None
+    seed: int | Sequence[int] | None
     guidance: float
     temperature: float
     top_k: int
@@ -245,7 +245,7 @@ class Janus:
         prompt: str | Sequence[str],
         n: int = 1,
         *,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         guidance: float = 5.0,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -256,11 +256,11 @@ class Janus:
     ) -> list[Image.Image] | list[list[Image.Image]]:
         """Draw `n` pictures of a prompt, or of each of several.
 
-        Picture j of every prompt is drawn from `seed` + j, so it is the same whatever else is drawn
-        beside it; without `seed` a fresh one is taken.  Each picture's `info` holds its prompt, seed
-        and settings.  `guidance` 1 is none.  At most `batch_size` pictures are drawn at once.
-        `on_step(done, total)` is called with the number of image tokens drawn.  `size` is there to be
-        checked: the weights draw pictures of one size.
+        Picture j of a prompt is drawn from `seed` + j, so it is the same whatever else is drawn
+        beside it; `seed` may be a list, one for each prompt, and without any a fresh one is taken.
+        Each picture's `info` holds its prompt, seed and settings.  `guidance` 1 is none.  At most
+        `batch_size` pictures are drawn at once.  `on_step(done, total)` is called with the number of
+        image tokens drawn.  `size` is there to be checked: the weights draw pictures of one size.
 
         Raises ValueError for an empty prompt, a size the weights do not support, or settings out of
         range.
@@ -274,20 +274,17 @@ class Janus:
                 f"not {size}x{size}; draw at their size and scale the picture"
             )
         sampling = Sampling(temperature, top_k, top_p)
-        first = _seed(seed)
         settings = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         ids = [drawing_prompt(text, self.tokenizer, self.config.prompt) for text in prompts]
-        jobs = [(row, first + j) for row in range(len(prompts)) for j in range(n)]
+        jobs = [(row, first + j) for row, first in enumerate(_seeds(seed, len(prompts))) for j in range(n)]
         pictures: list[list[Image.Image]] = [[] for _ in prompts]
         total = len(jobs) * self.config.vq.tokens
         for start in range(0, len(jobs), batch_size):
             some = jobs[start : start + batch_size]
             done = start * self.config.vq.tokens
             codes = []
-            steps = self._decode_codes(
-                [ids[row] for row, _ in some], [s for _, s in some], sampling, guidance
-            )
-            for step in steps:
+            rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]
+            for step in self._decode_codes(rows, own_seeds, sampling, guidance):
                 codes.append(step)
                 if on_step is not None:
                     on_step(done + len(codes) * len(some), total)
@@ -402,6 +399,14 @@ def _seed(seed: int | None) -> int:
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be from 0 to 2**63 - 1, not {seed}")
     return seed
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    if seed is None or isinstance(seed, int):
+        return [_seed(seed)] * count
+    if len(seed) != count:
+        raise ValueError(f"{len(seed)} seeds for {count} prompts; give one, or one for each")
+    return [_seed(own) for own in seed]
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

@@ -60,6 +60,12 @@ def test_picture_j_is_drawn_from_seed_plus_j(janus: Janus) -> None:
     assert not any(_alike(*pair) for pair in itertools.combinations(lists[0] + lists[1], 2))
 
 
+def test_each_prompt_may_have_its_own_seed(janus: Janus) -> None:
+    first, second = janus.generate_images(["a cup", "a red apple"], seed=[3, 8])
+    assert _alike(first[0], janus.generate_images("a cup", seed=3)[0])
+    assert _alike(second[0], janus.generate_images("a red apple", seed=8)[0])
+
+
 def test_a_fresh_seed_is_told(janus: Janus) -> None:
     first = janus.generate_images("a cup")[0]
     again = janus.generate_images("a cup", seed=first.info["seed"])[0]
@@ -138,6 +144,7 @@ def test_what_is_refused(janus: Janus, tmp_path: Path, picture: Image.Image) -> 
         ("at least 1", lambda: janus.generate_images("a cup", n=0)),
         ("temperature", lambda: janus.generate_images("a cup", temperature=-1)),
         ("seed must be", lambda: janus.generate_images("a cup", seed=-1)),
+        ("3 seeds for 1 prompts", lambda: janus.generate_images("a cup", seed=[1, 2, 3])),
         ("max_tokens", lambda: janus.chat("Hi", max_tokens=0)),
         ("inside the turns", lambda: janus.chat([{"role": "user", "content": "hi"}], [picture])),
         ("2 questions but 1", lambda: janus.chat_batch(["a", "b"], [[picture]])),

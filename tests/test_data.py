@@ -55,10 +55,10 @@ def test_tables_agree() -> None:
 def test_a_scene_depends_on_its_number_alone(world: World) -> None:
     for look in ("drawing", "seeing", "held-out"):
         again = World(world.sprites, 64)
-        scenes = [scene_at(world, look, 0, i) for i in range(20)]  # type: ignore[arg-type]
-        assert scenes == [scene_at(again, look, 0, i) for i in range(20)]  # type: ignore[arg-type]
+        scenes = [scene_at(world, look, 0, i) for i in range(20)]
+        assert scenes == [scene_at(again, look, 0, i) for i in range(20)]
         assert len({str(s) for s in scenes}) == 20
-        assert scenes[3] != scene_at(world, look, 1, 3)  # type: ignore[arg-type]
+        assert scenes[3] != scene_at(world, look, 1, 3)
 
 
 def test_held_out_art_is_never_in_training(world: World) -> None:

@@ -74,7 +74,8 @@ def train_model(recipe: Recipe, work: Path) -> None:
             group["lr"] = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
         losses = model(next(stream))
         optimizer.zero_grad()
-        losses.total.backward()
+        # Each kind's mean counts the same: an answer has a few tokens, a picture 64 codes.
+        (losses.text + losses.image + losses.balance).backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimizer.step()
         core = model.language_model.model

@@ -1,0 +1,553 @@
+"""Reading and writing checkpoints: settings, weights, what is refused, what is left behind, memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import runpy
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from janus import checkpoints
+from janus.checkpoints import configs, files, saving
+from janus.checkpoints.layouts import CODEBOOK_USED, UNUSED, official_shapes, on_meta
+from janus.config import PRESETS, ImageConfig, JanusConfig, PromptConfig
+from janus.model import JanusModel
+
+Tiny = Callable[[str], JanusModel]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def change(config: JanusConfig, part: str, **values: Any) -> JanusConfig:
+    return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **values)})
+
+
+def assert_same_weights(left: torch.nn.Module, right: torch.nn.Module) -> None:
+    a, b = left.state_dict(), right.state_dict()
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        assert torch.equal(value, b[key]), key
+
+
+def edit(path: Path, **values: Any) -> None:
+    """Set fields of a JSON file, `a__b=1` meaning {"a": {"b": 1}}; None removes."""
+    document = json.loads(path.read_text())
+    for name, value in values.items():
+        *outer, last = name.split("__")
+        inner = document
+        for part in outer:
+            inner = inner[part]
+        if value is None:
+            inner.pop(last)
+        else:
+            inner[last] = value
+    path.write_text(json.dumps(document))
+
+
+# -- settings -----------------------------------------------------------------------------------
+
+
+def test_the_1b_model_has_every_published_tensor() -> None:
+    published = json.loads((GOLDEN / "official_keys_1b.json").read_text())
+    shapes = official_shapes(on_meta(lambda: JanusModel(PRESETS["janus-pro-1b"])))
+    assert {key: list(shape) for key, shape in shapes.items()} == published
+
+
+def variants() -> Iterator[tuple[str, JanusConfig]]:
+    yield from PRESETS.items()
+    tiny, deep = PRESETS["tiny"], PRESETS["tiny-v3"]
+    yield "no queries in common", change(tiny, "core", kv_heads=None, head_dim=32, rope_theta=5e5)
+    yield "only dense", change(deep, "core", feed_forward=("dense",) * 3, moe=None)
+    yield "only experts", change(deep, "core", feed_forward=("moe",) * 3)
+    assert deep.core.moe is not None
+    moe = dataclasses.replace(deep.core.moe, shared=0, normalise=False, bias_speed=0.5, balance_loss=0.25)
+    yield "other experts", change(deep, "core", moe=moe)
+    yield "other head", dataclasses.replace(tiny, gen_head_width=48, und_adaptor_depth=1, gen_adaptor_depth=3)
+    image = ImageConfig(32, 5, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "round")
+    prompt = PromptConfig("A", "B", "Be kind.", False, "{{ messages }}\n", "<s>", "</s>", "p", "i", "j", "k")
+    yield "other processing", dataclasses.replace(tiny, image=image, prompt=prompt)
+    pro = PRESETS["janus-pro-1b"]
+    yield "other codes", change(change(pro, "vq", codes=5, image_size=256), "vision", ffn_width=4304)
+
+
+@pytest.mark.parametrize(("name", "config"), list(variants()), ids=[name for name, _ in variants()])
+def test_settings_come_back(name: str, config: JanusConfig, tmp_path: Path) -> None:
+    saving.write_settings(tmp_path, config, torch.float16, "official", None)
+    settings = configs.read(tmp_path)
+    assert settings.config == config
+    assert (settings.layout, settings.dtype, settings.tied) == ("official", torch.float16, False)
+
+
+def published(width: int, language: dict[str, Any]) -> dict[str, Any]:
+    """`config.json` as deepseek-ai publishes it."""
+    adaptor = {"depth": 2, "n_embed": width, "projector_type": "mlp_gelu"}
+    head = {"image_token_embed": width, "image_token_size": 16384, "n_embed": width}
+    tower = {"image_size": 384, "model_name": "siglip_large_patch16_384", "select_layer": -1}
+    return {
+        "architectures": ["MultiModalityCausalLM"],
+        "model_type": "multi_modality",
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.33.1",
+        "vision_config": {"cls": "CLIPVisionTower", "params": tower | {"select_feature": "same"}},
+        "aligner_config": {"cls": "MlpProjector", "params": adaptor | {"input_dim": 1024}},
+        "gen_vision_config": {"cls": "VQ-16", "params": {"image_token_size": 16384, "n_embed": 8}},
+        "gen_aligner_config": {"cls": "MlpProjector", "params": adaptor | {"input_dim": 8}},
+        "gen_head_config": {"cls": "vision_head", "params": head},
+        "language_config": {
+            "model_type": "llama",
+            "max_position_embeddings": 16384,
+            "torch_dtype": "bfloat16",
+            "vocab_size": 102400,
+            "_attn_implementation": "flash_attention_2",
+        }
+        | language,
+    }
+
+
+SMALL = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "width", "language", "roles"),
+    [
+        ("janus-pro-1b", 2048, SMALL, ["<|User|>", "<|Assistant|>"]),
+        ("janus-pro-7b", 4096, {"num_hidden_layers": 30}, ["<|User|>", "<|Assistant|>"]),
+        ("janus-1.3b", 2048, SMALL, []),
+    ],
+)
+def test_published_settings_are_the_presets(
+    preset: str, width: int, language: dict[str, Any], roles: list[str], tmp_path: Path
+) -> None:
+    """The 7B file leaves out what it shares with transformers' default Llama."""
+    (tmp_path / "config.json").write_text(json.dumps(published(width, language)))
+    added = [{"content": text, "special": True} for text in ["<begin_of_image>", *roles]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    half = [0.5, 0.5, 0.5]
+    pictures = {"image_size": 384, "min_size": 14, "image_mean": half, "image_std": half}
+    pictures |= {"background_color": [127] * 3, "do_normalize": True, "rescale_factor": 0.00392156862745098}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pictures))
+    words = {"num_image_tokens": 576, "sft_format": "deepseek", "image_tag": "<image_placeholder>"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(words | {"mask_prompt": True}))
+    assert configs.read(tmp_path).config == PRESETS[preset]
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("config", {"model_type": "llava"}, r"model_type is 'llava'.*multi_modality.*janus"),
+        ("config", {"gen_head_config": None, "aligner_config": None}, "aligner_config.*gen_head_config"),
+        ("config", {"language_config__tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        ("config", {"language_config__hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ("config", {"language_config__attention_bias": True}, "attention_bias is True"),
+        ("config", {"language_config__model_type": "mamba"}, "model_type is 'mamba'"),
+        ("config", {"language_config__rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
+        ("config", {"language_config__rope_scaling": {"type": "yarn", "factor": 2.0}}, "lacks 'original_max"),
+        ("config", {"language_config__hidden_size": "64"}, "hidden_size must be int, not '64'"),
+        ("config", {"language_config__kv_lora_rank": None}, "lacks 'kv_lora_rank'"),
+        ("config", {"language_config__scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+        ("config", {"language_config__topk_method": "greedy"}, "topk_method is 'greedy'"),
+        (
+            "config",
+            {"vision_config__params__model_name": "siglip", "vision_config__params__width": None},
+            "width",
+        ),
+        ("config", {"vision_config__params__select_layer": -2}, "select_layer is -2"),
+        ("config", {"vision_config__cls": "Sam"}, "cls is 'Sam'"),
+        ("config", {"aligner_config__params__projector_type": "linear"}, "projector_type is 'linear'"),
+        ("config", {"aligner_config__params__input_dim": 5}, "input_dim is 5"),
+        ("config", {"aligner_config__params__colour": "red"}, r"unknown meaning: \['colour'\]"),
+        ("config", {"quantization_config": {"bits": 4}}, "quantization_config"),
+        ("config", {"torch_dtype": "float8"}, "torch_dtype is 'float8'"),
+        ("preprocessor_config", {"image_mean": [0.5]}, "three numbers"),
+        ("preprocessor_config", {"image_size": 64}, "image_size is 64"),
+        ("preprocessor_config", {"rescale_factor": 1.0}, "rescale_factor must be 1/255"),
+        ("preprocessor_config", {"background_color": [0, 0, 0]}, "background_color"),
+        ("preprocessor_config", {"rounding": "up"}, "rounding must be"),
+        ("processor_config", {"num_image_tokens": 576}, "num_image_tokens is 576"),
+        ("processor_config", {"sft_format": "plain"}, "sft_format is 'plain'"),
+    ],
+)
+def test_settings_that_are_not_supported(
+    file: str, changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    saving.write_settings(tmp_path, PRESETS["tiny-v3"], torch.float32, "official", None)
+    edit(tmp_path / f"{file}.json", **changes)
+    with pytest.raises(ValueError, match=words) as error:
+        configs.read(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_cores_without_a_published_form_are_refused(tmp_path: Path) -> None:
+    deep = PRESETS["tiny-v3"]
+    mixed = change(deep, "core", attention=("gqa", "mla", "mla"))
+    backwards = change(deep, "core", feed_forward=("moe", "dense", "moe"))
+    yarn = change(PRESETS["tiny"], "core", yarn=PRESETS["tiny-v2"].core.yarn)
+    for config in (mixed, backwards, yarn):
+        with pytest.raises(ValueError, match="checkpoints hold"):
+            saving.write_settings(tmp_path, config, torch.float32, "official", None)
+
+
+# -- weights ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tiny: Tiny, tmp_path: Path) -> Path:
+    checkpoints.save(tiny("tiny-v3"), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def rewrite(
+    folder: Path, alter: Callable[[dict[str, torch.Tensor]], object], kind: str = "safetensors"
+) -> None:
+    """Alter the tensors of a folder, and store them as safetensors, or as torch does."""
+    state = load_file(folder / "model.safetensors")
+    alter(state)
+    (folder / "model.safetensors").unlink()
+    if kind == "safetensors":
+        save_file(state, folder / "model.safetensors")
+    else:
+        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=kind == "bin")
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-v2", "tiny-v3"])
+def test_a_model_comes_back_whole(tiny: Tiny, preset: str, tmp_path: Path) -> None:
+    checkpoints.save(tiny(preset), tmp_path / "new" / "model")
+    model, folder = checkpoints.load(tmp_path / "new" / "model")
+    assert folder == tmp_path / "new" / "model"
+    assert model.config == tiny(preset).config
+    assert_same_weights(model, tiny(preset))
+    stored = load_file(folder / "model.safetensors")
+    assert {key: tuple(value.shape) for key, value in stored.items()} == official_shapes(tiny(preset))
+    assert not stored[CODEBOOK_USED].any()
+    assert os.listdir(tmp_path / "new") == ["model"]
+
+
+@pytest.mark.parametrize("kind", ["bin", "old bin"])
+def test_torch_files(saved: Path, tiny: Tiny, kind: str) -> None:
+    rewrite(saved, lambda state: None, kind)
+    assert_same_weights(checkpoints.load(saved)[0], tiny("tiny-v3"))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+@pytest.mark.parametrize("index", [True, False])
+def test_shards(tiny: Tiny, kind: str, index: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    checkpoints.save(tiny("tiny-v3"), folder, shard_bytes=400_000)
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    assert len(shards) > 2
+    stem = "model"
+    if kind == "bin":
+        stem = "pytorch_model"
+        for path in shards:
+            torch.save(load_file(path), folder / f"pytorch_{path.stem}.bin")
+            path.unlink()
+        shards = sorted(folder.glob("*.bin"))
+        old = folder / "model.safetensors.index.json"
+        text = old.read_text().replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+        (folder / "pytorch_model.bin.index.json").write_text(text)
+        old.unlink()
+    file = folder / f"{stem}.{kind}.index.json"
+    if index:
+        total = json.loads(file.read_text())["metadata"]["total_size"]
+        assert total == sum(v.nbytes for v in load_any(shards).values())
+    else:
+        file.unlink()
+    assert_same_weights(checkpoints.load(folder)[0], tiny("tiny-v3"))
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=shards[1].name if index else "not a whole set of shards"):
+        checkpoints.load(folder)
+
+
+def load_any(paths: list[Path]) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = {}
+    for path in paths:
+        state |= load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    return state
+
+
+def test_safetensors_are_preferred(saved: Path, tiny: Tiny) -> None:
+    (saved / "pytorch_model.bin").write_bytes(b"not even torch")
+    assert_same_weights(checkpoints.load(saved)[0], tiny("tiny-v3"))
+
+
+def test_an_index_cannot_leave_its_folder(saved: Path) -> None:
+    (saved / "model.safetensors").rename(saved.parent / "outside.safetensors")
+    index = {"weight_map": {"gen_embed.weight": "../outside.safetensors"}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"outside its folder: \.\./outside"):
+        checkpoints.load(saved)
+
+
+def test_an_index_must_be_right(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoints.save(tiny("tiny"), tmp_path / "m", shard_bytes=400_000)
+    path = tmp_path / "m" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    first, *_, last = sorted(set(index["weight_map"].values()))
+    index["weight_map"]["gen_embed.weight"] = (
+        first if index["weight_map"]["gen_embed.weight"] == last else last
+    )
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"not where it says: gen_embed\.weight"):
+        checkpoints.load(tmp_path / "m")
+
+
+def test_only_what_is_never_read_may_be_missing(saved: Path, tiny: Tiny) -> None:
+    rewrite(saved, lambda state: [state.pop(key) for key in UNUSED])
+    model, _ = checkpoints.load(saved)
+    state = model.state_dict()
+    for key, value in tiny("tiny-v3").state_dict().items():
+        assert torch.equal(state[key], torch.zeros_like(value) if key in UNUSED else value), key
+
+
+def test_every_wrong_tensor_is_named(saved: Path) -> None:
+    expert = "language_model.model.layers.1.mlp.experts.5.up_proj.weight"
+
+    def spoil(state: dict[str, torch.Tensor]) -> None:
+        state["extra.weight"] = torch.zeros(1)
+        del state[expert], state["language_model.lm_head.weight"]
+        state["gen_embed.weight"] = torch.zeros(3, 8)
+
+    rewrite(saved, spoil)
+    with pytest.raises(ValueError, match="do not fit") as error:
+        checkpoints.load(saved)
+    for words in (
+        "1 unknown: extra.weight",
+        f"2 missing: language_model.lm_head.weight, {expert}",
+        "1 misshapen: gen_embed.weight is [3, 8] instead of [64, 8]",
+    ):
+        assert words in str(error.value)
+
+
+def test_integers_are_no_weights(saved: Path) -> None:
+    rewrite(saved, lambda state: state.update({"gen_embed.weight": torch.zeros(64, 8, dtype=torch.int8)}))
+    with pytest.raises(ValueError, match=r"gen_embed\.weight holds torch\.int8"):
+        checkpoints.load(saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("size", [0, 5, 1000, -10])
+def test_damaged_files(saved: Path, name: str, size: int) -> None:
+    if name.endswith("bin"):
+        rewrite(saved, lambda state: None, "bin")
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[:size])
+    with pytest.raises(ValueError, match=f"{name} is (damaged|not)"):
+        checkpoints.load(saved)
+
+
+def test_a_folder_without_weights_or_settings(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no weights"):
+        checkpoints.load(saved)
+    (saved / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not readable JSON"):
+        checkpoints.load(saved)
+    (saved / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"has no config.json"):
+        checkpoints.load(saved)
+
+
+class Attack:
+    """A pickle that creates a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_refused_and_not_run(saved: Path, zipped: bool) -> None:
+    (saved / "model.safetensors").unlink()
+    trace = saved / "was-here"
+    torch.save(
+        {"gen_embed.weight": Attack(trace)},
+        saved / "pytorch_model.bin",
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is not a file of tensors alone"):
+        checkpoints.load(saved)
+    assert not trace.exists()
+    torch.load(saved / "pytorch_model.bin", weights_only=False)  # the attack does work
+    assert trace.exists()
+
+
+def test_a_torch_file_must_hold_tensors_by_name(saved: Path) -> None:
+    (saved / "model.safetensors").unlink()
+    torch.save({"model": {"gen_embed.weight": torch.zeros(1)}}, saved / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="dictionary of tensors by name"):
+        checkpoints.load(saved)
+
+
+def test_types(saved: Path, tiny: Tiny) -> None:
+    def kinds(**options: Any) -> set[torch.dtype]:
+        return {value.dtype for value in checkpoints.load(saved, **options)[0].parameters()}
+
+    assert kinds() == {torch.float32}
+    assert kinds(dtype=torch.float16) == {torch.float16}
+    edit(saved / "config.json", torch_dtype="bfloat16")
+    assert kinds() == {torch.bfloat16}
+    edit(saved / "config.json", torch_dtype=None, language_config__torch_dtype=None)
+    assert kinds() == {torch.float32}
+    model, _ = checkpoints.load(saved, dtype=torch.bfloat16)
+    bias = "language_model.model.layers.1.mlp.gate.e_score_correction_bias"
+    assert model.state_dict()[bias].dtype == torch.float32
+    half = {
+        k: v.bfloat16() if v.dtype != torch.float32 or k != bias else v
+        for k, v in tiny("tiny-v3").state_dict().items()
+    }
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, half[key]), key
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_loaded_weights_can_be_trained_and_leave_the_file_alone(saved: Path, kind: str) -> None:
+    rewrite(saved, lambda state: None, kind)
+    path = next(path for path in saved.iterdir() if path.suffix in (".safetensors", ".bin"))
+    before = path.read_bytes()
+    model, _ = checkpoints.load(saved)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert path.read_bytes() == before
+
+
+def test_inspect_says_where_tensors_are(tiny: Tiny, tmp_path: Path) -> None:
+    checkpoints.save(tiny("tiny"), tmp_path / "m", shard_bytes=400_000)
+    summary = checkpoints.inspect(tmp_path / "m")
+    assert (summary.layout, summary.config) == ("official", tiny("tiny").config)
+    assert (
+        summary.files
+        == json.loads((tmp_path / "m" / "model.safetensors.index.json").read_text())["weight_map"]
+    )
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def test_an_existing_folder_is_left_alone(saved: Path, tiny: Tiny) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in saved.iterdir()}
+    with pytest.raises(ValueError, match=f"{saved} already exists"):
+        checkpoints.save(tiny("tiny"), saved)
+    assert {path.name: path.stat().st_mtime_ns for path in saved.iterdir()} == before
+    empty = saved.parent / "empty"
+    empty.mkdir()
+    checkpoints.save(tiny("tiny"), empty)
+    assert (empty / "config.json").is_file()
+
+
+def test_a_full_disk_leaves_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, written = files._write_tensor, 0
+
+    def until_full(*arguments: Any) -> None:
+        nonlocal written
+        written += 1
+        if written > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments)
+
+    monkeypatch.setattr(files, "_write_tensor", until_full)
+    with pytest.raises(ValueError, match=f"cannot write {tmp_path / 'm'}: No space left on device"):
+        checkpoints.save(tiny("tiny"), tmp_path / "m")
+    assert written == 21
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_really_full_disk_leaves_nothing(tiny: Tiny, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        with pytest.raises(ValueError, match="No space left on device"):
+            checkpoints.save(tiny("tiny"), disk / "m")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may write anywhere; nobody may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_write_protected_folder(tiny: Tiny, tmp_path: Path) -> None:
+    model = tiny("tiny")
+    protected = tmp_path / "protected"
+    protected.mkdir(mode=0o555)
+    opened = [
+        path for path in tmp_path.parents if os.access(path, os.W_OK) and path.stat().st_mode & 0o77 == 0
+    ]
+    for path in opened:  # pytest's own folders are closed to others
+        path.chmod(0o755)
+    with (
+        without_privileges(),
+        pytest.raises(ValueError, match=f"cannot write {protected / 'm'}: Permission denied"),
+    ):
+        checkpoints.save(model, protected / "m")
+    for path in opened:
+        path.chmod(0o700)
+    assert list(protected.iterdir()) == []
+
+
+def test_a_file_in_the_way(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for target in (tmp_path / "file", tmp_path / "file" / "m"):
+        with pytest.raises(ValueError, match=f"{target}"):
+            checkpoints.save(tiny("tiny"), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_save_refuses(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"layout must be one of \['official', 'transformers'\], not 'gguf'"):
+        checkpoints.save(tiny("tiny"), tmp_path / "m", layout="gguf")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+        checkpoints.save(tiny("tiny"), tmp_path / "m", source=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"), [("official", "safetensors"), ("official", "bin"), ("transformers", "safetensors")]
+)
+def test_memory_of_loading(layout: str, kind: str, tmp_path: Path) -> None:
+    """A bf16 checkpoint of 200 MB, in proportion to Janus-Pro-1B."""
+    script = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "load_memory.py"))
+    tiny = PRESETS["tiny"]
+    core = dataclasses.replace(
+        tiny.core, vocab_size=24_000, width=1024, heads=16, kv_heads=None, ffn_width=2816
+    )
+    vision = dataclasses.replace(tiny.vision, width=512, depth=8, heads=8, ffn_width=2048)
+    vq = dataclasses.replace(tiny.vq, fold=1, multipliers=(1, 2, 2, 2))
+    config = dataclasses.replace(tiny, core=core, vision=vision, vq=vq)
+    size, peak = script["measure"](config, tmp_path / "m", layout, kind)
+    assert 180e6 < size < 260e6
+    assert size < peak < 1.3 * size

@@ -1,0 +1,259 @@
+"""Training the embedded model: batches, schedules, resuming, both stages in small, the judge, the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from janus import Janus, checkpoints
+from janus.config import PRESETS
+from janus.data.pool import scene_at
+from janus.data.world import World
+from janus.model import JanusModel
+from janus.tokenizers.text import TextTokenizer, train_bpe
+from janus.train import decoder as decoder_stage
+from janus.train import stages, tokenizer
+from janus.train.batches import ROW, Sample, Samples, batches, collate
+from janus.train.check import GROUPS, prompts
+from janus.train.common import Average, Clock, learning_rate
+from janus.train.judge import Judge, agrees
+from janus.train.recipe import DecoderRecipe, ModelRecipe, Recipe, TokenizerRecipe, WorkRecipe, load_recipe
+from tests.test_data import stand_ins
+
+SHIPPED = Path(__file__).parent.parent / "recipes" / "embedded.yaml"
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(stand_ins(), 32)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    folder = tmp_path_factory.mktemp("words")
+    return train_bpe(["a photo of a red apple", "What is this?"], 300, PRESETS["tiny-v3"].prompt, folder)
+
+
+@pytest.fixture
+def samples(world: World, words: TextTokenizer) -> Samples:
+    config = PRESETS["tiny-v3"]
+    config = dataclasses.replace(config, prompt=dataclasses.replace(config.prompt, use_system_prompt=False))
+    codes = np.arange(6 * config.vq.tokens).reshape(6, -1).astype(np.int16) % config.vq.codes
+    pool = np.arange(6)[:, None, None, None] + np.zeros((6, 32, 32, 3), np.uint8)
+    settings = ModelRecipe(minutes=1, drop_prompt=0.0)
+    return Samples(config, settings, words, world, 0, codes, pool.astype(np.uint8), pool.astype(np.uint8))
+
+
+def test_the_shipped_recipe_is_the_shipped_model() -> None:
+    recipe = load_recipe(SHIPPED)
+    shipped = checkpoints.inspect(checkpoints.EMBEDDED).config
+    assert recipe.config == dataclasses.replace(shipped, prompt=recipe.config.prompt)
+
+
+def test_unknown_settings_are_named(tmp_path: Path) -> None:
+    values = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    values["model"]["speed"] = 3
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"mine\.yaml\.model has unknown fields \['speed'\]"):
+        load_recipe(path)
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    rates = [learning_rate(1.0, step, 10, step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == max(rates[8:12])
+    assert all(a > b for a, b in itertools.pairwise(rates[12:]))
+    assert rates[100] == pytest.approx(0.02)
+
+
+def test_average_follows_the_weights() -> None:
+    model = torch.nn.Linear(2, 2)
+    average = Average(model, 0.9)
+    before = average.model.weight.clone()
+    with torch.no_grad():
+        model.weight += 1
+    average.update(model, step=10**6)
+    assert torch.allclose(average.model.weight, before + 0.1)
+
+
+def test_batches_hold_whole_samples_apart(samples: Samples) -> None:
+    batch = next(batches(samples, 4 * ROW, np.random.default_rng(0)))
+    assert batch.segments is not None
+    assert batch.positions is not None
+    assert batch.learn is not None
+    assert batch.code_slots is not None
+    assert batch.image_slots is not None
+    config, words = samples.config, samples.tokenizer
+    assert batch.ids.shape == (4, ROW)
+    kinds = set()
+    for row in range(4):
+        for number in range(1, int(batch.segments[row].max()) + 1):
+            own = (batch.segments[row] == number).nonzero().flatten()
+            assert (own.diff() == 1).all()
+            assert batch.positions[row, own].tolist() == list(range(len(own)))
+            ids = batch.ids[row, own]
+            assert ids[0] == words.bos_id
+            codes, seen = int(batch.code_slots[row, own].sum()), int(batch.image_slots[row, own].sum())
+            learnt = ids[batch.learn[row, own]]
+            if codes:
+                assert (codes, seen, len(learnt)) == (config.vq.tokens, 0, 0)
+                assert ids[-config.vq.tokens - 1] == words.begin_image_id
+            else:
+                assert (codes, seen) == (0, config.vision.tokens)
+                assert learnt[-1] == words.eos_id
+                assert words.decode(learnt[:-1].tolist()).startswith(" ")
+            kinds.add(bool(codes))
+    assert kinds == {True, False}
+    assert not batch.learn[batch.segments == 0].any()
+
+
+def test_dropped_prompts_are_those_of_guidance(samples: Samples) -> None:
+    samples.settings = dataclasses.replace(samples.settings, drawing_share=1.0, drop_prompt=1.0)
+    sample = samples.draw(np.random.default_rng(0))
+    words = samples.tokenizer
+    prompt = sample.ids[: -samples.config.vq.tokens]
+    assert (prompt[0], prompt[-1]) == (words.bos_id, words.begin_image_id)
+    assert set(prompt[1:-1]) == {words.pad_id}
+
+
+def test_packing_does_not_change_the_losses(samples: Samples) -> None:
+    """Samples that share rows give the sum of what each gives alone."""
+    model = JanusModel(samples.config).eval()
+    rng = np.random.default_rng(0)
+    drawn = [samples.draw(rng) for _ in range(6)]
+
+    def losses(rows: list[list[Sample]]) -> torch.Tensor:
+        with torch.no_grad():
+            batch = collate(rows, 2 * ROW, samples.tokenizer)
+            model.train()  # counts the experts' load, which the loss reads; there is no dropout
+            made = model(batch)
+        return torch.stack([made.text_sum, made.image_sum])
+
+    alone = torch.stack([losses([[sample]]) for sample in drawn]).sum(0)
+    assert (alone > 0).all()
+    torch.testing.assert_close(losses([drawn[:3], drawn[3:]]), alone, rtol=1e-4, atol=1e-3)
+
+
+def test_revive_moves_unused_codes_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = tokenizer.new_tokenizer(PRESETS["tiny-v3"].vq, generator)
+    average = tokenizer.new_tokenizer(PRESETS["tiny-v3"].vq, generator)
+    pixels = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    used = torch.ones(64, dtype=torch.long)
+    used[[3, 5]] = 0
+    before = model.quantize.rows().detach().clone()
+    tokenizer.revive(model, average, used, pixels, generator)
+    after = model.quantize.rows()
+    assert (after == before).all(dim=1).nonzero().flatten().tolist() == [i for i in range(64) if used[i]]
+    nearest = (after[[3, 5]] @ model.latents(pixels).flatten(0, 1).T).amax(dim=1)
+    assert (nearest > 0.98).all()
+    assert torch.equal(average.quantize.embedding.weight[[3, 5]], model.quantize.embedding.weight[[3, 5]])
+
+
+def test_a_clock_goes_on_where_it_stopped() -> None:
+    clock = Clock(2, spent=60)
+    assert 0.5 <= clock.done < 0.51
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    config = PRESETS["tiny-v3"]
+    return Recipe(
+        config=config,
+        tokenizer=TokenizerRecipe(minutes=0.03, batch=4, revive_every=5),
+        decoder=DecoderRecipe(minutes=0.01, batch=4),
+        model=ModelRecipe(minutes=0.03, tokens=4 * ROW, warmup=5),
+        work=WorkRecipe(scenes=32),
+    )
+
+
+def test_all_stages_end_in_a_model_that_loads(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (tokenizer, decoder_stage, stages):
+        monkeypatch.setattr(module, "load_sprites", lambda work: stand_ins())
+    tokenizer.train_tokenizer(recipe, tmp_path)
+    first = torch.load(tmp_path / tokenizer.CHECKPOINT, weights_only=True)
+    assert first["step"] > 0
+    longer = dataclasses.replace(recipe, tokenizer=dataclasses.replace(recipe.tokenizer, minutes=0.06))
+    tokenizer.train_tokenizer(longer, tmp_path)
+    second = torch.load(tmp_path / tokenizer.CHECKPOINT, weights_only=True)
+    assert second["step"] > first["step"]
+    assert second["spent"] > first["spent"]
+
+    stages.train_model(recipe, tmp_path)
+    drawn = Janus.from_pretrained(tmp_path / stages.FOLDER).generate_images("a cat", seed=0)
+    assert drawn[0].size == (32, 32)
+    assert "resumed" not in capsys.readouterr().out
+
+    stages.longer_decoder(recipe, tmp_path)
+    stages.train_model(recipe, tmp_path)  # nothing left to train: takes the decoder and writes again
+    assert "resumed" in capsys.readouterr().out
+    final = Janus.from_pretrained(tmp_path / stages.FOLDER, dtype="float32").model
+    decoder = torch.load(tmp_path / tokenizer.DECODER, weights_only=True)["average"]
+    for name, value in final.gen_vision_model.state_dict().items():
+        torch.testing.assert_close(value, decoder[name].bfloat16().float(), msg=name)
+    before = second["average"]
+    assert torch.equal(decoder["encoder.conv_in.weight"], before["encoder.conv_in.weight"])
+    assert not torch.equal(decoder["decoder.conv_in.weight"], before["decoder.conv_in.weight"])
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_judge_sees_what_is_there(world: World) -> None:
+    judge = Judge(world)
+    for name, group in prompts(world, 6).items():
+        colour = name in ("colours", "colour of each")
+        for text, scene in group:
+            verdict = judge.judge(world.render(scene), coloured=colour)
+            assert agrees(verdict, scene, place=True, colour=colour), text
+            others = [scene_at(world, "drawing", 7, i) for i in range(8)]
+            wrong = [o for o in others if {t.name for t in o.things} != {t.name for t in scene.things}]
+            assert not any(agrees(verdict, other) for other in wrong)
+
+
+def test_the_judge_sees_nothing_in_noise(world: World) -> None:
+    judge = Judge(world)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    empty = np.full((32, 32, 3), judge.backgrounds[0], np.uint8)
+    assert judge.judge(noise).names == judge.judge(empty).names == ()
+
+
+def test_places_count_where_the_prompt_names_them(world: World) -> None:
+    judge = Judge(world)
+    scene = prompts(world, 1)["position"][0][1]
+    first, second = scene.things
+    swapped = dataclasses.replace(scene, things=(second, first))
+    verdict = judge.judge(world.render(scene))
+    assert agrees(verdict, swapped)
+    assert not agrees(verdict, swapped, place=True)
+
+
+def test_prompts_are_in_genevals_words(world: World) -> None:
+    groups = prompts(world, 3)
+    assert tuple(groups) == GROUPS
+    for name, group in groups.items():
+        assert len(group) == 3
+        assert all(text.startswith("a photo of ") for text, _ in group)
+        for text, scene in group:
+            assert (len(scene.things) == 1) == (name in ("single", "colours"))
+            assert (" and " in text) == (name in ("two", "colour of each"))
+            assert (" two " in text) == (name == "counting")
+
+
+def test_the_embedded_model_draws_and_answers() -> None:
+    """What `make demo` promises, on the weights that ship."""
+    janus = Janus.from_pretrained(dtype="float32", device="cpu")
+    things = ["an apple", "a car", "a cat", "an umbrella"]
+    drawn = [p[0] for p in janus.generate_images([f"a photo of {thing}" for thing in things], seed=0)]
+    answers = janus.chat_batch(["What is in the picture?"] * 4, [[picture] for picture in drawn])
+    assert sum(a == b for a, b in zip(answers, things, strict=True)) >= 3, answers
+    config = json.loads((checkpoints.EMBEDDED / "config.json").read_text(encoding="utf-8"))
+    assert config["torch_dtype"] == "bfloat16"
