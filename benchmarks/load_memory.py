@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from janus.checkpoints import configs, files
-from janus.checkpoints.files import Info
+from janus.checkpoints import configs, writing
+from janus.checkpoints.files import Info, Tensors
 from janus.checkpoints.layouts import Relaid, official_shapes, on_meta, recipes
 from janus.config import PRESETS, JanusConfig
 from janus.model import JanusModel
@@ -62,11 +62,11 @@ def write_checkpoint(config: JanusConfig, folder: Path, layout: str, kind: str) 
     weights = RandomWeights(dict(shapes))
     if layout == "transformers":
         settings = configs.write_transformers(config, torch.bfloat16, image_id=0)
-        tensors: files.Tensors = Relaid(weights, recipes(shapes, "official", "transformers", shapes))
+        tensors: Tensors = Relaid(weights, recipes(shapes, "official", "transformers", shapes))
     else:
         settings, tensors = configs.write_official(config, torch.bfloat16), weights
-    files.write_json(folder / "config.json", settings)
-    files.write(folder, tensors)
+    writing.write_json(folder / "config.json", settings)
+    writing.write(folder, tensors)
     if kind == "bin":
         for path in folder.glob("*.safetensors"):
             torch.save(

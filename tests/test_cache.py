@@ -99,6 +99,7 @@ def test_a_reset_cache_is_as_good_as_new(name: str) -> None:
     cache.reset()
     got = [model(ids[:, :5], cache=cache), model(ids[:, 5:6], cache=cache)]
     _close(torch.cat(got, 1), model(ids[:, :6]))
+    assert visibility(torch.zeros(3, 1, 64), None, cache).mask is None  # the padding is forgotten, too
 
 
 @torch.no_grad()

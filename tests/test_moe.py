@@ -198,8 +198,9 @@ def test_samples_are_numbered_across_rows() -> None:
     assert samples.index.tolist() == [0, 1, 1, 2, 4, 4, 3, 0]
     whole = number_samples(2, 3, None, segments.device)
     assert (whole.index.tolist(), whole.count) == ([1, 1, 1, 2, 2, 2], 2)
-    unpadded = number_samples(1, 2, torch.tensor([[4, 6]]), segments.device)
-    assert (unpadded.index.tolist(), unpadded.count) == ([1, 2], 2)
+    for ids in ([4, 6], [-1, 1]):
+        unpadded = number_samples(1, 2, torch.tensor([ids]), segments.device)
+        assert (unpadded.index.tolist(), unpadded.count) == ([1, 2], 2)
     padding = number_samples(1, 2, torch.tensor([[0, 0]]), segments.device)
     assert (padding.index.tolist(), padding.count) == ([0, 0], 0)
 

@@ -136,6 +136,7 @@ BOMB = (
         (7, "a path, bytes or a PIL image, not int"),
         ("a\0b", "not a readable picture"),
     ],
+    ids=["missing", "missing-path", "empty", "words", "cut", "bomb", "number", "nul"],
 )
 def test_what_is_no_picture_is_refused_by_name(source: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -15,16 +15,24 @@ import yaml
 from janus import Janus, checkpoints
 from janus.config import PRESETS
 from janus.data.pool import scene_at
-from janus.data.world import World
+from janus.data.world import Scene, Thing, World
 from janus.model import JanusModel
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train import decoder as decoder_stage
-from janus.train import stages, tokenizer
+from janus.train import stages, tokenizer, vision
 from janus.train.batches import ROW, Sample, Samples, batches, collate
 from janus.train.check import GROUPS, prompts
 from janus.train.common import Average, Clock, learning_rate
 from janus.train.judge import Judge, agrees
-from janus.train.recipe import DecoderRecipe, ModelRecipe, Recipe, TokenizerRecipe, WorkRecipe, load_recipe
+from janus.train.recipe import (
+    DecoderRecipe,
+    ModelRecipe,
+    Recipe,
+    TokenizerRecipe,
+    VisionRecipe,
+    WorkRecipe,
+    load_recipe,
+)
 from tests.test_data import stand_ins
 
 SHIPPED = Path(__file__).parent.parent / "recipes" / "embedded.yaml"
@@ -158,6 +166,28 @@ def test_revive_moves_unused_codes_only() -> None:
     assert torch.equal(average.quantize.embedding.weight[[3, 5]], model.quantize.embedding.weight[[3, 5]])
 
 
+def test_patches_are_labelled_with_the_thing_in_their_middle(world: World) -> None:
+    config = PRESETS["tiny-v3"].vision  # 32 pixels in patches of 8
+    boxes = ((0, 0, 16, 16), (18, 10, 30, 29))
+    things = (Thing("cat", "red", 0, boxes[0]), Thing("dog", None, 1, boxes[1]))
+    kinds, colours = vision.labels(world, [Scene(things, "left of", (0, 0, 0))], config)
+    cat, dog = 1 + world.names.index("cat"), 1 + world.names.index("dog")
+    red, no = 1 + world.colours.index("red"), vision.NOTHING
+    # middles are at 4, 12, 20, 28
+    assert kinds.view(4, 4).tolist() == [
+        [cat, cat, 0, 0],
+        [cat, cat, dog, dog],
+        [0, 0, dog, dog],
+        [0, 0, dog, dog],
+    ]
+    assert colours.view(4, 4).tolist() == [
+        [red, red, no, no],
+        [red, red, 0, 0],
+        [no, no, 0, 0],
+        [no, no, 0, 0],
+    ]
+
+
 def test_a_clock_goes_on_where_it_stopped() -> None:
     clock = Clock(2, spent=60)
     assert 0.5 <= clock.done < 0.51
@@ -170,6 +200,7 @@ def recipe() -> Recipe:
         config=config,
         tokenizer=TokenizerRecipe(minutes=0.03, batch=4, revive_every=5),
         decoder=DecoderRecipe(minutes=0.01, batch=4),
+        vision=VisionRecipe(minutes=0.01, batch=4),
         model=ModelRecipe(minutes=0.03, tokens=4 * ROW, warmup=5),
         work=WorkRecipe(scenes=32),
     )
@@ -178,7 +209,7 @@ def recipe() -> Recipe:
 def test_all_stages_end_in_a_model_that_loads(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in (tokenizer, decoder_stage, stages):
+    for module in (tokenizer, decoder_stage, vision, stages):
         monkeypatch.setattr(module, "load_sprites", lambda work: stand_ins())
     tokenizer.train_tokenizer(recipe, tmp_path)
     first = torch.load(tmp_path / tokenizer.CHECKPOINT, weights_only=True)
@@ -189,6 +220,10 @@ def test_all_stages_end_in_a_model_that_loads(
     assert second["step"] > first["step"]
     assert second["spent"] > first["spent"]
 
+    vision.train_vision(recipe, tmp_path)
+    seen = torch.load(tmp_path / vision.CHECKPOINT, weights_only=True)
+    tower = JanusModel(recipe.config).vision_model.state_dict()
+    assert {f"tower.{name}" for name in tower} < set(seen)
     stages.train_model(recipe, tmp_path)
     drawn = Janus.from_pretrained(tmp_path / stages.FOLDER).generate_images("a cat", seed=0)
     assert drawn[0].size == (32, 32)

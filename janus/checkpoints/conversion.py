@@ -6,10 +6,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from janus.checkpoints import configs, files, hub
-from janus.checkpoints.files import SHARD_BYTES, WeightFiles, some, usual_dtype
+from janus.checkpoints import configs, hub, writing
+from janus.checkpoints.files import WeightFiles, some, usual_dtype
 from janus.checkpoints.layouts import Layout, Relaid, check_names, official_shapes, on_meta, recipes
 from janus.checkpoints.saving import check_layout, write_settings
+from janus.checkpoints.writing import SHARD_BYTES
 from janus.model import JanusModel
 
 
@@ -59,7 +60,7 @@ def convert(
     """
     check_layout(layout)
     target = Path(target)
-    files.check_free(target)
+    writing.check_free(target)
     folder = hub.locate(source, revision=revision, offline=offline)
     settings = configs.read(folder)
     weights = WeightFiles(folder)
@@ -80,13 +81,13 @@ def convert(
             f"tensors, which would be {'left out' if dropped else 'filled with zeros'}: "
             f"{some(dropped + filled)}"
         )
-    with files.new_folder(target) as partial:
+    with writing.new_folder(target) as partial:
         if layout == settings.layout:
             _copy_settings(folder, partial)
         else:
             dtype = settings.dtype or usual_dtype(weights.infos)
             write_settings(partial, settings.config, dtype, layout, folder)
-        files.write(partial, tensors, shard_bytes)
+        writing.write(partial, tensors, shard_bytes)
     return report
 
 

@@ -17,6 +17,7 @@ from janus.checkpoints import files
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SETTINGS = ["*.json", "*.jinja"]
+_NEEDED = ("config.json", "tokenizer.json")
 _WEIGHTS = ("*.safetensors", "*.bin")  # the preferred kind first
 
 
@@ -63,15 +64,26 @@ def _snapshot(source: str, revision: str | None, weights: str, *, cached: bool) 
     return Path(folder)
 
 
+def _lacks(folder: Path) -> str | None:
+    """What is missing for a whole checkpoint: an interrupted download leaves a folder with some files."""
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing:
+        return f"{folder} lacks {', '.join(missing)}"
+    try:
+        files.find(folder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _cached(source: str, revision: str | None) -> Path | None:
-    """The cache's copy if it is complete: an interrupted download leaves a folder with some files."""
+    """The cache's copy, if it is whole."""
     for weights in _WEIGHTS:
         try:
             folder = _snapshot(source, revision, weights, cached=True)
-            files.find(folder)
-        except (LocalEntryNotFoundError, ValueError):
+        except LocalEntryNotFoundError:
             continue
-        if all((folder / name).is_file() for name in ("config.json", "tokenizer.json")):
+        if _lacks(folder) is None:
             return folder
     return None
 
@@ -93,4 +105,6 @@ def _downloaded(source: str, revision: str | None) -> Path:
         raise ValueError(f"{source} has no branch, tag or commit {revision!r}") from error
     except Exception as error:  # the kinds of network errors differ between versions of the hub's client
         raise ValueError(f"cannot download {name}: {error}; is the network there?") from error
+    if lacks := _lacks(folder):  # without a network the library returns what part the cache holds
+        raise ValueError(f"{name} could not be downloaded whole, or is not a checkpoint: {lacks}")
     return folder

@@ -9,13 +9,13 @@ second), and a chat template.  What the official files cannot say is kept under 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from janus.checkpoints.fields import Fields
 from janus.checkpoints.files import read_json
 from janus.checkpoints.layouts import Layout
+from janus.checkpoints.writing import write_json
 from janus.config import SYSTEM_PROMPT, ImageConfig, PromptConfig, VisionConfig
 from janus.tokenizers.chat import jinja_template
 
@@ -208,8 +208,8 @@ def write_official_processor(
     }
     if own:
         values["prompt"] = own
-    _write(folder / PREPROCESSOR, pictures)
-    _write(folder / PROCESSOR, values)
+    write_json(folder / PREPROCESSOR, pictures)
+    write_json(folder / PROCESSOR, values)
     if prompt.jinja is not None:
         (folder / TEMPLATE).write_text(prompt.jinja, encoding="utf-8")
 
@@ -237,8 +237,8 @@ def write_transformers_processor(
         "num_image_tokens": image_tokens,
         "use_default_system_prompt": prompt.use_system_prompt,
     }
-    _write(folder / PREPROCESSOR, pictures)
-    _write(folder / PROCESSOR, values)
+    write_json(folder / PREPROCESSOR, pictures)
+    write_json(folder / PROCESSOR, values)
     template = jinja_template(prompt) if prompt.jinja is None else prompt.jinja
     (folder / TEMPLATE).write_text(template, encoding="utf-8")
 
@@ -252,7 +252,3 @@ def _pictures(image: ImageConfig) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "background_color": [int(value * 255) for value in image.mean],
     }
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -8,12 +8,13 @@ from typing import get_args
 
 import torch
 
-from janus.checkpoints import files
+from janus.checkpoints import writing
 from janus.checkpoints.configs import write_official, write_transformers
 from janus.checkpoints.fields import Fields
-from janus.checkpoints.files import SHARD_BYTES, InMemory, read_json, write_json
+from janus.checkpoints.files import InMemory, read_json
 from janus.checkpoints.layouts import Layout, Relaid, official_shapes, recipes
 from janus.checkpoints.processors import write_official_processor, write_transformers_processor
+from janus.checkpoints.writing import SHARD_BYTES, write_json
 from janus.config import JanusConfig
 from janus.core.published import split_experts
 from janus.model import JanusModel
@@ -41,9 +42,9 @@ def save(
     check_layout(layout)
     state = InMemory(split_experts(model.state_dict()))
     tensors = Relaid(state, recipes(official_shapes(model), "official", layout, state.infos))
-    with files.new_folder(Path(folder)) as partial:
+    with writing.new_folder(Path(folder)) as partial:
         write_settings(partial, model.config, model.dtype, layout, None if source is None else Path(source))
-        files.write(partial, tensors, shard_bytes)
+        writing.write(partial, tensors, shard_bytes)
 
 
 def check_layout(layout: str) -> None:

@@ -60,8 +60,7 @@ def preprocess(images: Sequence[Image.Image], config: ImageConfig) -> Tensor:
     mean = np.array(config.mean, dtype=np.float32)
     std = np.array(config.std, dtype=np.float32)
     for out, image in zip(pixels, images, strict=True):
-        # the official order of roundings: to float64 and back for 1/255, then float32
-        values = (np.asarray(_square(image, config)) * (1 / 255)).astype(np.float32)
+        values = np.asarray(_square(image, config)) / np.float32(255)
         out[:] = ((values - mean) / std).transpose(2, 0, 1)
     return torch.from_numpy(pixels)
 

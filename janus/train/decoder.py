@@ -1,8 +1,7 @@
-"""Trains the image tokenizer's decoder further, the codes fixed.
+"""Trains the image tokenizer's decoder further: on the encoder's own codes, and on those to draw with.
 
 The pictures of the embedded world are few enough that the decoder can learn, from the codes around, what
-a single code does not say.  Encoder and codebook stay as they are, so this may come before or after the
-model's own training.
+a single code does not say.  Encoder and codebook stay as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from janus.train.tokenizer import DECODER, contact_sheet, load_tokenizer, recons
 def train_decoder(recipe: Recipe, work: Path, codes: np.ndarray) -> None:
     """Trains for the recipe's minutes, resuming what lies in `work`.
 
-    `codes` are those of the pool of drawings, (scenes, K).
+    `codes` are those that the model draws the pool with, (scenes, K); see `janus.train.codes`.
     """
     settings, config, seed = recipe.decoder, recipe.config.vq, recipe.work.seed
     world = World(load_sprites(work), config.image_size)
@@ -63,7 +62,11 @@ def train_decoder(recipe: Recipe, work: Path, codes: np.ndarray) -> None:
         pixels = to_pixels(pool, rows)
         rate = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
         optimizer.param_groups[0]["lr"] = rate
-        made = model.decode(torch.from_numpy(codes[rows.numpy()].astype(np.int64)))
+        given = torch.from_numpy(codes[rows.numpy()].astype(np.int64))
+        own = settings.batch // 4
+        with torch.no_grad():
+            given[:own] = model.encode(pixels[:own])
+        made = model.decode(given)
         loss = reconstruction_loss(made, pixels)
         optimizer.zero_grad()
         loss.backward()

@@ -39,18 +39,30 @@ class DecoderRecipe:
 
 
 @dataclass(frozen=True)
+class VisionRecipe:
+    """The vision encoder's training before the model's own."""
+
+    minutes: float
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 150
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """The whole model's training, the image tokenizer frozen."""
 
     minutes: float
     tokens: int = 4096  # per step, filled with whole samples
     learning_rate: float = 1.5e-3
+    vision_rate: float = 0.3  # of that, for the vision encoder, which comes trained
     warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
     drawing_share: float = 0.5  # of the samples
     drop_prompt: float = 0.1  # of the drawing samples: what guidance compares with
     redrawn_share: float = 0.25  # of the questions: about pictures as the model itself draws them
+    lessons: int = 24  # pictures of which the vision encoder goes on reading the patches, per step
     average: float = 0.998  # of the weights; what is kept is their moving average
 
 
@@ -59,6 +71,7 @@ class Recipe:
     config: JanusConfig
     tokenizer: TokenizerRecipe
     decoder: DecoderRecipe
+    vision: VisionRecipe
     model: ModelRecipe
     work: WorkRecipe = WorkRecipe()
 

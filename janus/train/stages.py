@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from janus.data.world import World
 from janus.model import JanusModel
 from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer, train_bpe
-from janus.train.batches import Samples, as_pixels, batches
+from janus.train.batches import Samples, batches
+from janus.train.codes import drawing_codes
 from janus.train.common import Average, Clock, learning_rate, save
 from janus.train.decoder import train_decoder
-from janus.train.recipe import Recipe
-from janus.train.tokenizer import CHECKPOINT as IMAGE_TOKENIZER
+from janus.train.recipe import ModelRecipe, Recipe
 from janus.train.tokenizer import load_tokenizer
+from janus.train.vision import CHECKPOINT as VISION
+from janus.train.vision import Lessons, PatchReader
 
 CHECKPOINT = "model.pt"
 WORDS = "words"  # in the work folder: the text tokenizer
@@ -43,12 +46,15 @@ def train_model(recipe: Recipe, work: Path) -> None:
     samples = Samples(config, settings, tokenizer, world, seed, codes, seeing, redrawn)
 
     model = new_model(config, image_tokenizer, seed)
-    optimizer = torch.optim.AdamW(_groups(model, settings.weight_decay), lr=0.0, betas=(0.9, 0.95))
+    lessons = Lessons(recipe, world, seeing, model.vision_model)
+    lessons.reader.load_state_dict(torch.load(work / VISION, weights_only=True))
+    optimizer = torch.optim.AdamW(_groups(model, lessons.reader, settings), lr=0.0, betas=(0.9, 0.95))
     average = Average(model, settings.average)
     step, clock = 0, Clock(settings.minutes)
     if (work / CHECKPOINT).exists():
         state = torch.load(work / CHECKPOINT, weights_only=True)
         model.load_state_dict(state["model"])
+        lessons.reader.load_state_dict(state["reader"])
         average.model.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, clock = state["step"], Clock(settings.minutes, state["spent"])
@@ -58,6 +64,7 @@ def train_model(recipe: Recipe, work: Path) -> None:
     def keep() -> None:
         state = {
             "model": model.state_dict(),
+            "reader": lessons.reader.state_dict(),
             "average": average.model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": step,
@@ -67,29 +74,31 @@ def train_model(recipe: Recipe, work: Path) -> None:
 
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    history: list[tuple[float, float]] = []
+    history: list[tuple[float, float, float]] = []
     first, since = step, clock.spent
     while clock.done < 1:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
+            rate = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
+            group["lr"] = rate * group["share"]
         losses = model(next(stream))
         optimizer.zero_grad()
         # Each kind's mean counts the same: an answer has a few tokens, a picture 64 codes.
-        (losses.text + losses.image + losses.balance).backward()
+        lesson, share = lessons.loss(settings.lessons)
+        (losses.text + losses.image + losses.balance + 0.5 * lesson).backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimizer.step()
         core = model.language_model.model
         core.update_expert_bias(core.expert_counts())
         average.update(model, step)
-        history.append((losses.text.item(), losses.image.item()))
+        history.append((losses.text.item(), losses.image.item(), share.item()))
         step += 1
         if step % 50 == 0:
-            text, image = np.mean(history, axis=0)
+            text, image, patches = np.mean(history, axis=0)
             load = core.expert_counts().max(dim=1).values.sum() / core.expert_counts().sum()
             speed = settings.tokens * (step - first) / (clock.spent - since)
             print(
-                f"step {step}: text {text:.3f}, image {image:.3f}, busiest expert {load:.2f}, "
-                f"{speed:.0f} tokens/s, {clock.left()}",
+                f"step {step}: text {text:.3f}, image {image:.3f}, patches {patches:.1%}, "
+                f"busiest expert {load:.2f}, {speed:.0f} tokens/s, {clock.left()}",
                 flush=True,
             )
             history.clear()
@@ -131,17 +140,6 @@ def longer_decoder(recipe: Recipe, work: Path) -> None:
 
 
 @torch.inference_mode()
-def drawing_codes(recipe: Recipe, world: World, tokenizer: VqTokenizer, work: Path) -> np.ndarray:
-    """The codes of every picture to draw, (scenes, K), kept beside the tokenizer that made them."""
-    path = work / "codes.npy"
-    if not path.exists() or path.stat().st_mtime < (work / IMAGE_TOKENIZER).stat().st_mtime:
-        pool = pictures(world, "drawing", recipe.work.seed, recipe.work.scenes, work)
-        parts = [tokenizer.encode(as_pixels(pool[i : i + 64])) for i in range(0, len(pool), 64)]
-        np.save(path, torch.cat(parts).to(torch.int16).numpy())
-    return np.asarray(np.load(path))
-
-
-@torch.inference_mode()
 def redrawn_pictures(codes: np.ndarray, tokenizer: VqTokenizer, work: Path, count: int = 8000) -> np.ndarray:
     """What the codes of the first drawings give back, (count, S, S, 3) uint8, kept in `work`."""
     path = work / "redrawn.npy"
@@ -165,9 +163,22 @@ def new_model(config: JanusConfig, image_tokenizer: VqTokenizer, seed: int) -> J
     return model
 
 
-def _groups(model: JanusModel, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay, vectors and embeddings do not; the pooling head of SigLIP is never used."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and "attn_pool" not in n]
-    plain = [p for n, p in named if p.ndim < 2 or "embed" in n]
-    decayed = [p for n, p in named if not (p.ndim < 2 or "embed" in n)]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+def _groups(model: JanusModel, reader: PatchReader, settings: ModelRecipe) -> list[dict[str, Any]]:
+    """Matrices decay, vectors and embeddings do not; the vision encoder learns more slowly.
+
+    The pooling head of SigLIP is left out: Janus never uses it.
+    """
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "attn_pool" not in name:
+            decays = parameter.ndim >= 2 and "embed" not in name
+            groups.setdefault((decays, name.startswith("vision_model")), []).append(parameter)
+    groups[True, False] += [*reader.kind.parameters(), *reader.colour.parameters()]
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "share": settings.vision_rate if vision else 1.0,
+        }
+        for (decays, vision), parameters in groups.items()
+    ]

@@ -1,0 +1,106 @@
+"""Teaches the vision encoder to say, patch by patch, which thing is there and in which colour.
+
+Answers to questions alone teach an encoder without any pretraining too slowly: a short answer is little
+to learn from.  Here every patch has its own.  Only the encoder is kept; the two small heads are not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from janus.config import VisionConfig
+from janus.data.art import load_sprites
+from janus.data.pool import pictures, scene_at
+from janus.data.world import Scene, World
+from janus.encoders.siglip import SiglipTower
+from janus.train.batches import as_pixels
+from janus.train.common import Clock, learning_rate, save
+from janus.train.recipe import Recipe
+
+CHECKPOINT = "vision.pt"
+NOTHING = -100  # the label of a patch that a loss leaves out
+
+
+class PatchReader(nn.Module):
+    """An encoder with a head for kinds (0 is background) and one for colours (0 is the thing's own)."""
+
+    def __init__(self, tower: SiglipTower, kinds: int, colours: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.kind = nn.Linear(tower.config.width, kinds + 1)
+        self.colour = nn.Linear(tower.config.width, colours + 1)
+
+    def forward(self, pixels: Tensor, kinds: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 3, S, S) and labels (N, P) to the loss and the share of things' patches read right."""
+        features = self.tower(pixels)
+        kind, colour = self.kind(features).transpose(1, 2), self.colour(features).transpose(1, 2)
+        loss = F.cross_entropy(kind, kinds) + F.cross_entropy(colour, colours, ignore_index=NOTHING)
+        right = (kind.argmax(1) == kinds) & (colour.argmax(1) == colours)
+        return loss, right[kinds > 0].float().mean()
+
+
+class Lessons:
+    """Pictures of the pool with their patches' labels, and the reader that learns from them."""
+
+    def __init__(self, recipe: Recipe, world: World, pool: np.ndarray, tower: SiglipTower) -> None:
+        self.pool = pool
+        self.generator = torch.Generator().manual_seed(recipe.work.seed + 2)
+        self.reader = PatchReader(tower, len(world.names), len(world.colours))
+        scenes = [scene_at(world, "seeing", recipe.work.seed, i) for i in range(len(pool))]
+        self.kinds, self.colours = labels(world, scenes, tower.config)
+
+    def loss(self, count: int) -> tuple[Tensor, Tensor]:
+        """Of `count` pictures: the loss, and the share of things' patches read right."""
+        rows = torch.randint(len(self.pool), (count,), generator=self.generator)
+        loss, share = self.reader(as_pixels(self.pool[rows.numpy()]), self.kinds[rows], self.colours[rows])
+        return loss, share
+
+
+def train_vision(recipe: Recipe, work: Path) -> None:
+    """Trains for the recipe's minutes and leaves the reader's weights in `work`; does nothing if there."""
+    if (work / CHECKPOINT).exists():
+        return
+    settings, config, seed = recipe.vision, recipe.config.vision, recipe.work.seed
+    world = World(load_sprites(work), config.image_size)
+    pool = pictures(world, "seeing", seed, recipe.work.scenes, work)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        lessons = Lessons(recipe, world, pool, SiglipTower(config))
+    parameters = list(lessons.reader.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
+    step, clock = 0, Clock(settings.minutes)
+    shares: list[float] = []
+    while clock.done < 1:
+        rate = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
+        optimizer.param_groups[0]["lr"] = rate
+        loss, share = lessons.loss(settings.batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        shares.append(share.item())
+        step += 1
+        if step % 100 == 0:
+            print(f"step {step}: {np.mean(shares):.1%} of patches read right, {clock.left()}", flush=True)
+            shares.clear()
+    save(work / CHECKPOINT, lessons.reader.state_dict())
+
+
+def labels(world: World, scenes: list[Scene], config: VisionConfig) -> tuple[Tensor, Tensor]:
+    """Kinds and colours of each scene's patches, both (scenes, P); a patch shows the thing in its middle."""
+    grid, patch = config.image_size // config.patch_size, config.patch_size
+    middles = np.arange(grid) * patch + patch // 2
+    kinds = np.zeros((len(scenes), grid, grid), np.int64)
+    colours = np.full_like(kinds, NOTHING)
+    for i, scene in enumerate(scenes):
+        for thing in scene.things:
+            left, top, right, bottom = thing.box
+            inside = np.ix_((top <= middles) & (middles < bottom), (left <= middles) & (middles < right))
+            kinds[i][inside] = 1 + world.names.index(thing.name)
+            colours[i][inside] = 0 if thing.colour is None else 1 + world.colours.index(thing.colour)
+    return torch.from_numpy(kinds).flatten(1), torch.from_numpy(colours).flatten(1)
