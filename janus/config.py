@@ -134,6 +134,8 @@ class VisionConfig:
             raise ValueError(
                 f"image_size={self.image_size} is not a multiple of patch_size={self.patch_size}"
             )
+        if self.width % self.heads:
+            raise ValueError(f"width={self.width} does not divide into heads={self.heads}")
 
     @property
     def tokens(self) -> int:

@@ -79,7 +79,7 @@ def test_loading_and_converting_from_the_cache(
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_half_a_cache_is_not_used_offline(cache: Path, network: list[Any], missing: str) -> None:
     (cache / missing).unlink()
-    with pytest.raises(ValueError, match=f"{ID} is not in the cache .* without --offline"):
+    with pytest.raises(ValueError, match=f"{ID} is not whole in the cache .* without --offline"):
         locate(ID, offline=True)
     assert network == []
     with pytest.raises(
@@ -94,7 +94,7 @@ def test_the_environment_can_switch_downloads_off(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert locate(ID) == cache
-    with pytest.raises(ValueError, match="other/Model at v2 is not in the cache"):
+    with pytest.raises(ValueError, match="no folder other/Model here, other/Model at v2 is not whole in the cache"):
         locate("other/Model", revision="v2")
     assert network == []
 

@@ -139,7 +139,7 @@ def _read_vision(params: Fields) -> VisionConfig:
 def _read_vq(params: Fields) -> VqConfig:
     sizes: dict[str, Any] = {name: params.take(name, int) for name in _VQ_EXTRAS if name in params}
     if "multipliers" in params:
-        sizes["multipliers"] = tuple(int(number) for number in params.numbers("multipliers", ()))
+        sizes["multipliers"] = params.several("multipliers", int)
     codes, code_dim = params.take("image_token_size", int), params.take("n_embed", int)
     params.done()
     return VqConfig(codes=codes, code_dim=code_dim, **sizes)
@@ -233,7 +233,7 @@ def _read_transformers(fields: Fields) -> dict[str, Any]:
         ffn_width=int(width * vision.take("mlp_ratio", float, 4.0)),
     )
     vision.expect("num_image_tokens", tower.tokens)
-    multipliers = tuple(int(m) for m in vq.numbers("channel_multiplier", (1, 1, 2, 2, 4)))
+    multipliers = vq.several("channel_multiplier", int, (1, 1, 2, 2, 4))
     # as in transformers, a drawn picture has as many codes as an understood one has patches
     grid = tower.image_size // tower.patch_size
     tokenizer = VqConfig(

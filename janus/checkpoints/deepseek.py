@@ -49,7 +49,7 @@ def load_language_model(
     kind = dtype or stated_dtype(fields) or torch.bfloat16
     model = on_meta(lambda: LanguageModel(core))
     tensors = PublishedWeights(
-        WeightFiles(folder), core.layers, fields.take("num_nextn_predict_layers", int, 0), kind
+        WeightFiles(folder), core.layers, fields.take("num_nextn_predict_layers", int, 0, least=0), kind
     )
     expected = {key: tuple(value.shape) for key, value in split_experts(model.state_dict()).items()}
     check(tensors.infos, expected, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -24,8 +25,9 @@ class Fields:
         """Whether the field exists and is not null."""
         return self.values.get(name) is not None
 
-    def take(self, name: str, kind: type[T], default: T = _REQUIRED) -> T:
-        """The field, an integer standing for a float too; `default` if it is missing or null."""
+    def take(self, name: str, kind: type[T], default: T = _REQUIRED, *, least: int = 1) -> T:
+        """The field; `default` if it is missing or null.  Integers must be `least` or more, and stand for
+        floats too; floats must be finite."""
         self._taken.add(name)
         value = self.values.get(name)
         if value is None:
@@ -36,6 +38,10 @@ class Fields:
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ValueError(f"{self.where}: {name} must be {kind.__name__}, not {value!r}")
+        if kind is int and value < least:
+            raise ValueError(f"{self.where}: {name} must be at least {least}, not {value}")
+        if kind is float and not math.isfinite(value):
+            raise ValueError(f"{self.where}: {name} must be a finite number, not {value}")
         return value
 
     def optional(self, name: str, kind: type[T]) -> T | None:
@@ -45,15 +51,16 @@ class Fields:
             return None
         return self.take(name, kind)
 
-    def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-        """A list of numbers."""
+    def several(self, name: str, kind: type[T], default: tuple[T, ...] = _REQUIRED) -> tuple[T, ...]:
+        """A list, each item as `take` would."""
         self._taken.add(name)
         value = self.values.get(name)
-        if value is None:
+        if value is None and default is not _REQUIRED:
             return default
-        if not isinstance(value, list | tuple) or not all(type(item) in (int, float) for item in value):
-            raise ValueError(f"{self.where}: {name} must be a list of numbers, not {value!r}")
-        return tuple(value)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{self.where}: {name} must be a list, not {value!r}")
+        items = Fields({f"{name}[{i}]": item for i, item in enumerate(value)}, self.where)
+        return tuple(items.take(item, kind) for item in items.values)
 
     def expect(self, name: str, value: object, *others: object) -> None:
         """Raises unless the field is missing, null, or one of the given values."""

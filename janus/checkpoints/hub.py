@@ -42,8 +42,9 @@ def locate(source: str | Path, *, revision: str | None = None, offline: bool = F
     folder = _cached(source, revision)
     if folder is None and (offline or constants.HF_HUB_OFFLINE):
         raise ValueError(
-            f"{_name(source, revision)} is not in the cache ({constants.HF_HUB_CACHE}), or not all of it, "
-            "and downloading is switched off; run it once without --offline and HF_HUB_OFFLINE"
+            f"there is no folder {source} here, {_name(source, revision)} is not whole in the cache "
+            f"({constants.HF_HUB_CACHE}), and downloading is switched off; "
+            "run it once without --offline and HF_HUB_OFFLINE"
         )
     return folder or _downloaded(source, revision)
 

@@ -63,7 +63,7 @@ def _read_deepseek(fields: Fields, kind: str) -> CoreConfig:
     fields.expect("moe_layer_freq", 1)
     fields.expect("rope_interleave", True)
     theta, yarn = _read_rope(fields)
-    dense = fields.take("first_k_dense_replace", int, 0) if "n_routed_experts" in fields else layers
+    dense = fields.take("first_k_dense_replace", int, 0, least=0) if "n_routed_experts" in fields else layers
     return CoreConfig(
         vocab_size=fields.take("vocab_size", int),
         width=fields.take("hidden_size", int),
@@ -101,7 +101,7 @@ def _read_moe(fields: Fields, kind: str) -> MoeConfig:
         experts=fields.take("n_routed_experts", int),
         active=fields.take("num_experts_per_tok", int),
         expert_width=fields.take("moe_intermediate_size", int),
-        shared=fields.take("n_shared_experts", int, 0),
+        shared=fields.take("n_shared_experts", int, 0, least=0),
         routing="softmax" if v2 else "sigmoid",
         groups=groups,
         active_groups=fields.take("topk_group", int, groups) if grouped else 1,

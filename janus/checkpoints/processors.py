@@ -93,7 +93,7 @@ def _image(fields: Fields, size: int, rounding: str) -> ImageConfig:
 
 
 def _three(fields: Fields, name: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
-    values = fields.numbers(name, default)
+    values = fields.several(name, float, default)
     if len(values) != 3:
         raise ValueError(f"{fields.where}: {name} must hold three numbers, not {list(values)}")
     return values[0], values[1], values[2]
