@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +31,8 @@ def describe(source: str | Path | None, *, revision: str | None = None, offline:
     No weights are read into memory.  Raises ValueError for a source that is none of these.
     """
     if str(source) in PRESETS and not Path(str(source)).exists():
-        config, files, name = PRESETS[str(source)], {}, f"{source} (preset, no weights)"
+        config, name = PRESETS[str(source)], f"{source} (preset, no weights)"
+        files: Mapping[str, str] = {}
     else:
         summary = checkpoints.inspect(source or checkpoints.EMBEDDED, revision=revision, offline=offline)
         config, files = summary.config, summary.files

@@ -14,6 +14,7 @@ from PIL import Image, ImageChops
 
 from janus import Janus
 from janus.config import PRESETS
+from janus.tokenizers.chat import Message
 
 
 @pytest.fixture
@@ -27,27 +28,26 @@ def _alike(first: Image.Image, second: Image.Image) -> bool:
 
 
 def test_streams_and_batches_give_the_same_answer(janus: Janus, picture: Image.Image) -> None:
-    settings = {"max_tokens": 12, "temperature": 1.0, "seed": 3}
-    whole = janus.chat("What is it?", [picture], **settings)  # type: ignore[call-overload]
+    whole = janus.chat("What is it?", [picture], max_tokens=12, temperature=1.0, seed=3)
     assert whole
-    assert "".join(janus.chat("What is it?", [picture], stream=True, **settings)).rstrip() == whole  # type: ignore[call-overload]
+    pieces = janus.chat("What is it?", [picture], max_tokens=12, temperature=1.0, seed=3, stream=True)
+    assert "".join(pieces).rstrip() == whole
     questions = ["Hi", "What is it?", "And now a much longer question than that one?"]
-    together = janus.chat_batch(questions, [[], [picture], [picture, picture]], **settings)  # type: ignore[arg-type]
-    assert together[1] == whole
-    assert together[0] == janus.chat(questions[0], **settings)  # type: ignore[call-overload]
-    assert together[2] == janus.chat(questions[2], [picture, picture], **settings)  # type: ignore[call-overload]
+    images = [[], [picture], [picture, picture]]
+    together = janus.chat_batch(questions, images, max_tokens=12, temperature=1.0, seed=3)
+    for question, own, answer in zip(questions, images, together, strict=True):
+        assert janus.chat(question, own, max_tokens=12, temperature=1.0, seed=3) == answer
 
 
 def test_turns_and_pictures_change_the_answer(janus: Janus, picture: Image.Image) -> None:
-    turn = {"role": "user", "content": "What is it?", "images": [picture]}
-    past = [turn, {"role": "assistant", "content": "a cup"}, {"role": "user", "content": "Sure?"}]
-    other = [dict(turn, images=[Image.new("RGB", (9, 9), "red")]), *past[1:]]
+    def ask(image: Image.Image) -> Message:
+        return {"role": "user", "content": "What is it?", "images": [image]}
 
-    def likely(conversation: list[dict[str, object]]) -> torch.Tensor:
-        return janus.log_probs(conversation, text="yes")
-
-    assert not torch.allclose(likely(past), likely(other), atol=1e-4)
-    assert not torch.allclose(likely(past), likely([turn]), atol=1e-4)
+    past: list[Message] = [{"role": "assistant", "content": "a cup"}, {"role": "user", "content": "Sure?"}]
+    one = janus.log_probs([ask(picture), *past], text="yes")
+    assert not torch.allclose(one, janus.log_probs([ask(picture)], text="yes"), atol=1e-4)
+    other = Image.new("RGB", (9, 9), "red")
+    assert not torch.allclose(one, janus.log_probs([ask(other), *past], text="yes"), atol=1e-4)
 
 
 def test_picture_j_is_drawn_from_seed_plus_j(janus: Janus) -> None:
