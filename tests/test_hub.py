@@ -94,7 +94,7 @@ def test_the_environment_can_switch_downloads_off(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert locate(ID) == cache
-    with pytest.raises(ValueError, match="no folder other/Model here, other/Model at v2 is not whole in the cache"):
+    with pytest.raises(ValueError, match="no folder other/Model here, other/Model at v2 is not whole"):
         locate("other/Model", revision="v2")
     assert network == []
 

@@ -224,13 +224,16 @@ def _read_transformers(fields: Fields) -> dict[str, Any]:
     vq.expect("out_channels", 3)
     vq.expect("image_token_embed_dim", core.width)
     width = vision.take("hidden_size", int, 1024)
+    ratio = vision.take("mlp_ratio", float, 4.0)
+    if width * ratio < 1:
+        raise ValueError(f"{vision.where}: mlp_ratio must be above 0, not {ratio}")
     tower = VisionConfig(
         image_size=vision.take("image_size", int, 384),
         patch_size=vision.take("patch_size", int, 16),
         width=width,
         depth=vision.take("num_hidden_layers", int, 24),
         heads=vision.take("num_attention_heads", int, 16),
-        ffn_width=int(width * vision.take("mlp_ratio", float, 4.0)),
+        ffn_width=int(width * ratio),
     )
     vision.expect("num_image_tokens", tower.tokens)
     multipliers = vq.several("channel_multiplier", int, (1, 1, 2, 2, 4))

@@ -38,9 +38,9 @@ class Fields:
             value = float(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise ValueError(f"{self.where}: {name} must be {kind.__name__}, not {value!r}")
-        if kind is int and value < least:
+        if isinstance(value, int) and kind is int and value < least:
             raise ValueError(f"{self.where}: {name} must be at least {least}, not {value}")
-        if kind is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{self.where}: {name} must be a finite number, not {value}")
         return value
 

@@ -55,15 +55,15 @@ class ModelRecipe:
     minutes: float
     tokens: int = 4096  # per step, filled with whole samples
     learning_rate: float = 1.5e-3
-    vision_rate: float = 0.3  # of that, for the vision encoder, which comes trained
+    vision_rate: float = 0.5  # of that, for the vision encoder, which comes trained
     warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
     drawing_share: float = 0.5  # of the samples
-    drop_prompt: float = 0.1  # of the drawing samples: what guidance compares with
-    redrawn_share: float = 0.25  # of the questions: about pictures as the model itself draws them
-    lessons: int = 24  # pictures of which the vision encoder goes on reading the patches, per step
-    average: float = 0.998  # of the weights; what is kept is their moving average
+    drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
+    redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them
+    lessons: int = 40  # pictures of which the vision encoder goes on reading the patches, per step
+    average: float = 0.995  # of the weights; what is kept is their moving average
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def train_model(recipe: Recipe, work: Path) -> None:
     samples = Samples(config, settings, tokenizer, world, seed, codes, seeing, redrawn)
 
     model = new_model(config, image_tokenizer, seed)
-    lessons = Lessons(recipe, world, seeing, model.vision_model)
+    lessons = Lessons(recipe, world, model.vision_model, work)
     lessons.reader.load_state_dict(torch.load(work / VISION, weights_only=True))
     optimizer = torch.optim.AdamW(_groups(model, lessons.reader, settings), lr=0.0, betas=(0.9, 0.95))
     average = Average(model, settings.average)
@@ -140,7 +140,7 @@ def longer_decoder(recipe: Recipe, work: Path) -> None:
 
 
 @torch.inference_mode()
-def redrawn_pictures(codes: np.ndarray, tokenizer: VqTokenizer, work: Path, count: int = 8000) -> np.ndarray:
+def redrawn_pictures(codes: np.ndarray, tokenizer: VqTokenizer, work: Path, count: int = 4000) -> np.ndarray:
     """What the codes of the first drawings give back, (count, S, S, 3) uint8, kept in `work`."""
     path = work / "redrawn.npy"
     if not path.exists() or path.stat().st_mtime < (work / "codes.npy").stat().st_mtime:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from janus.config import VisionConfig
 from janus.data.art import load_sprites
-from janus.data.pool import pictures, scene_at
+from janus.data.pool import Look, pictures, scene_at
 from janus.data.world import Scene, World
 from janus.encoders.siglip import SiglipTower
 from janus.train.batches import as_pixels
@@ -23,6 +23,7 @@ from janus.train.common import Clock, learning_rate, save
 from janus.train.recipe import Recipe
 
 CHECKPOINT = "vision.pt"
+LOOKS: tuple[Look, ...] = ("seeing", "drawing")
 NOTHING = -100  # the label of a patch that a loss leaves out
 
 
@@ -45,19 +46,26 @@ class PatchReader(nn.Module):
 
 
 class Lessons:
-    """Pictures of the pool with their patches' labels, and the reader that learns from them."""
+    """Pictures of both looks with their patches' labels, and the reader that learns from them."""
 
-    def __init__(self, recipe: Recipe, world: World, pool: np.ndarray, tower: SiglipTower) -> None:
-        self.pool = pool
-        self.generator = torch.Generator().manual_seed(recipe.work.seed + 2)
+    def __init__(self, recipe: Recipe, world: World, tower: SiglipTower, work: Path) -> None:
+        seed, count = recipe.work.seed, recipe.work.scenes
+        self.generator = torch.Generator().manual_seed(seed + 2)
         self.reader = PatchReader(tower, len(world.names), len(world.colours))
-        scenes = [scene_at(world, "seeing", recipe.work.seed, i) for i in range(len(pool))]
-        self.kinds, self.colours = labels(world, scenes, tower.config)
+        self.pools = []
+        for look in LOOKS:
+            scenes = [scene_at(world, look, seed, i) for i in range(count)]
+            pool = pictures(world, look, seed, count, work)
+            self.pools.append((pool, *labels(world, scenes, tower.config)))
 
     def loss(self, count: int) -> tuple[Tensor, Tensor]:
-        """Of `count` pictures: the loss, and the share of things' patches read right."""
-        rows = torch.randint(len(self.pool), (count,), generator=self.generator)
-        loss, share = self.reader(as_pixels(self.pool[rows.numpy()]), self.kinds[rows], self.colours[rows])
+        """Of `count` pictures, the looks in turn: the loss, and the share of things' patches read right."""
+        parts = []
+        for pool, kinds, colours in self.pools:
+            rows = torch.randint(len(pool), (count // len(LOOKS),), generator=self.generator)
+            parts.append((as_pixels(pool[rows.numpy()]), kinds[rows], colours[rows]))
+        pixels, kinds, colours = (torch.cat(part) for part in zip(*parts, strict=True))
+        loss, share = self.reader(pixels, kinds, colours)
         return loss, share
 
 
@@ -67,10 +75,9 @@ def train_vision(recipe: Recipe, work: Path) -> None:
         return
     settings, config, seed = recipe.vision, recipe.config.vision, recipe.work.seed
     world = World(load_sprites(work), config.image_size)
-    pool = pictures(world, "seeing", seed, recipe.work.scenes, work)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        lessons = Lessons(recipe, world, pool, SiglipTower(config))
+        lessons = Lessons(recipe, world, SiglipTower(config), work)
     parameters = list(lessons.reader.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
     step, clock = 0, Clock(settings.minutes)
