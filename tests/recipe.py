@@ -18,8 +18,9 @@ Model: a `MultiModalityCausalLM` of the sizes in `tiny_official()` below.
 
 Outputs, by their names in the file (inputs are `golden_inputs()`):
 - `vision`, `aligner`: `vision_model(pictures)`, and `aligner` of that.
-- `text_logits`: the language model's logits on `prepare_inputs_embeds` of the question, both
-  pictures in it; `text_tokens`: its `generate`, greedy, 24 tokens, no end token, cache on.
+- `hidden`, `text_logits`: the language model's last hidden state and its logits on
+  `prepare_inputs_embeds` of the question, both pictures in it; `text_tokens`: its `generate`,
+  greedy, 24 tokens, no end token, cache on.
 - `drawing_tokens`: `generation_inference.py`'s loop for one picture, guidance 5, with the
   multinomial draw replaced by the argmax; `drawing_logits`: the conditional and the unconditional
   logits (2, tokens, codes) that the loop saw; `gen_aligner`: `prepare_gen_img_embeds` of the tokens.

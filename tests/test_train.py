@@ -15,13 +15,14 @@ import yaml
 from janus import Janus, checkpoints
 from janus.config import PRESETS
 from janus.data.pool import scene_at
-from janus.data.world import Scene, Thing, World
+from janus.data.world import CELLS, Scene, Thing, World
 from janus.model import JanusModel
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train import decoder as decoder_stage
 from janus.train import stages, tokenizer, vision
 from janus.train.batches import ROW, Sample, Samples, batches, collate
 from janus.train.check import GROUPS, prompts
+from janus.train.codes import drawing_codes
 from janus.train.common import Average, Clock, learning_rate
 from janus.train.judge import Judge, agrees
 from janus.train.recipe import (
@@ -188,6 +189,35 @@ def test_patches_are_labelled_with_the_thing_in_their_middle(world: World) -> No
     ]
 
 
+def test_codes_to_draw_with_are_the_same_wherever_a_thing_stands(
+    recipe: Recipe, world: World, tmp_path: Path
+) -> None:
+    image_tokenizer = tokenizer.new_tokenizer(recipe.config.vq, torch.Generator().manual_seed(0)).eval()
+    recipe = dataclasses.replace(recipe, work=WorkRecipe(scenes=200))
+    codes = drawing_codes(recipe, world, image_tokenizer, tmp_path).reshape(-1, CELLS, CELLS)
+    seen: dict[tuple[int, str | None, int], np.ndarray] = {}
+    backgrounds: dict[tuple[int, str | None, int], int] = {}
+    again = 0
+    for index, grid in enumerate(codes):
+        scene = scene_at(world, "drawing", 0, index)
+        cells = [tuple(v // 4 for v in thing.box) for thing in scene.things]
+        outside = np.ones((CELLS, CELLS), bool)
+        for left, top, right, bottom in cells:
+            outside[top : bottom + 1, left : right + 1] = False
+        empty = int(grid[outside][0])
+        for thing, (left, top, right, bottom) in zip(scene.things, cells, strict=True):
+            block = grid[top : bottom + 1, left : right + 1]
+            key = (thing.sprite, thing.colour, right - left)
+            if key in seen:
+                drawn = (block != empty) & (seen[key] != backgrounds[key])
+                assert drawn.any()
+                assert (block[drawn] == seen[key][drawn]).all()
+                again += 1
+            seen[key], backgrounds[key] = block, empty
+        assert len(np.unique(grid[outside])) == 1
+    assert again > 10
+
+
 def test_a_clock_goes_on_where_it_stopped() -> None:
     clock = Clock(2, spent=60)
     assert 0.5 <= clock.done < 0.51
@@ -196,6 +226,8 @@ def test_a_clock_goes_on_where_it_stopped() -> None:
 @pytest.fixture
 def recipe() -> Recipe:
     config = PRESETS["tiny-v3"]
+    vq = dataclasses.replace(config.vq, multipliers=(1,), fold=32 // CELLS)
+    config = dataclasses.replace(config, vq=vq)
     return Recipe(
         config=config,
         tokenizer=TokenizerRecipe(minutes=0.03, batch=4, revive_every=5),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class Sample:
     """Tokens of one sample; `codes` for a drawing, `picture` for a question, never both."""
 
     ids: list[int]
-    learn_from: int  # the first text token that the loss asks for; all later ones follow
+    answers: list[tuple[int, int]]  # where the text tokens begin and end that the loss asks for
     codes: np.ndarray | None = None  # (K,), standing for the last K ids
     picture: np.ndarray | None = None  # (S, S, 3) uint8, standing for the image placeholders
 
@@ -71,17 +72,24 @@ class Samples:
             ids = unconditional(ids, self.tokenizer)
         codes = self.codes[index]
         ids = ids + [self.tokenizer.image_id] * len(codes)
-        return Sample(ids, len(ids), codes=codes)
+        return Sample(ids, [], codes=codes)
 
     def _question(self, rng: np.random.Generator) -> Sample:
         own = rng.random() < self.settings.redrawn_share
         pool = self.redrawn if own else self.seeing
         index = int(rng.integers(len(pool)))
-        asked = question(scene_at(self.world, "drawing" if own else "seeing", self.seed, index), rng)
-        message = {"role": "user", "content": asked.question, "images": [index]}
-        ids = understanding_prompt([message], self.tokenizer, self.config.prompt, self.config.vision.tokens)
-        answer = answer_ids(asked.answer, self.tokenizer)
-        return Sample(ids + answer, len(ids), picture=pool[index])
+        scene = scene_at(self.world, "drawing" if own else "seeing", self.seed, index)
+        turns: list[dict[str, Any]] = []
+        ids: list[int] = []
+        answers = []
+        for _ in range(self.settings.turns):
+            asked = question(scene, rng)
+            turns.append({"role": "user", "content": asked.question, "images": [] if turns else [index]})
+            ids = understanding_prompt(turns, self.tokenizer, self.config.prompt, self.config.vision.tokens)
+            answers.append((len(ids), len(ids) + len(answer_ids(asked.answer, self.tokenizer))))
+            ids = ids + answer_ids(asked.answer, self.tokenizer)
+            turns.append({"role": "assistant", "content": asked.answer})
+        return Sample(ids, answers, picture=pool[index])
 
 
 def batches(samples: Samples, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -116,7 +124,8 @@ def collate(rows: list[list[Sample]], length: int, tokenizer: TextTokenizer) -> 
             ids[r, start:end] = torch.tensor(sample.ids)
             positions[r, start:end] = torch.arange(end - start)
             segments[r, start:end] = number
-            learn[r, start + sample.learn_from : end] = True
+            for first, last in sample.answers:
+                learn[r, start + first : start + last] = True
             if sample.codes is not None:
                 code_slots[r, end - len(sample.codes) : end] = True
             else:

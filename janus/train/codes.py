@@ -26,7 +26,12 @@ Block = tuple[int, str | None, int]  # sprite, colour, cells along a side
 
 @torch.inference_mode()
 def drawing_codes(recipe: Recipe, world: World, tokenizer: VqTokenizer, work: Path) -> np.ndarray:
-    """The codes of every picture to draw, (scenes, K), kept in `work`."""
+    """The codes of every picture to draw, (scenes, K), kept in `work`.
+
+    Raises ValueError for a tokenizer whose codes are not on the grid that things stand on.
+    """
+    if tokenizer.config.grid != CELLS:
+        raise ValueError(f"the image tokenizer has {tokenizer.config.grid} codes along a side, not {CELLS}")
     path = work / "codes.npy"
     if not path.exists():
         scenes = [scene_at(world, "drawing", recipe.work.seed, i) for i in range(recipe.work.scenes)]

@@ -59,8 +59,9 @@ class ModelRecipe:
     warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
-    drawing_share: float = 0.5  # of the samples
+    drawing_share: float = 0.45  # of the samples
     drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
+    turns: int = 3  # questions about one picture, a conversation
     redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them
     lessons: int = 40  # pictures of which the vision encoder goes on reading the patches, per step
     average: float = 0.995  # of the weights; what is kept is their moving average
