@@ -78,7 +78,7 @@ def _prompt(scene: Scene, group: str) -> str:
 
 
 def drawing_scores(
-    model: Janus, world: World, count: int, guidance: float, sheet: Path | None = None
+    model: Janus, world: World, count: int, guidance: float, temperature: float, sheet: Path | None = None
 ) -> dict[str, float]:
     """Share of pictures that show what was asked, by group, and their mean; `sheet` keeps the pictures."""
     judge = Judge(world)
@@ -88,7 +88,7 @@ def drawing_scores(
         drawn = [
             p[0]
             for p in model.generate_images(
-                [text for text, _ in group], seed=0, guidance=guidance, batch_size=30
+                [text for text, _ in group], seed=0, guidance=guidance, temperature=temperature, batch_size=30
             )
         ]
         verdicts = [
@@ -136,7 +136,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="default: the model that ships with the package")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "janus" / "train")
     parser.add_argument("--count", type=int, default=500, help="questions; a tenth as many prompts per group")
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--sheet", type=Path, help="a PNG of the pictures, a green line below the right ones")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     arguments = parser.parse_args()
@@ -146,9 +147,12 @@ def main() -> None:
     few = max(1, arguments.count // 10)
     scores = {
         "answers": answer_scores(model, world, "seeing", arguments.count),
+        "answers, own style": answer_scores(model, world, "drawing", arguments.count),
         "answers, unseen art": answer_scores(model, world, "held-out", arguments.count),
         "drawings, ceiling": ceiling(model, world, few),
-        "drawings": drawing_scores(model, world, few, arguments.guidance, arguments.sheet),
+        "drawings": drawing_scores(
+            model, world, few, arguments.guidance, arguments.temperature, arguments.sheet
+        ),
     }
     for title, values in scores.items():
         print(f"{title}: " + ", ".join(f"{key} {value:.1%}" for key, value in values.items()))
