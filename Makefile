@@ -28,7 +28,7 @@ $(VENV)/dev: pyproject.toml | $(VENV)/bin/python
 
 demo: $(VENV)/base
 	@rm -rf out/demo
-	$(BIN)/janus generate "a photo of a red apple" -n 4 --seed 0 --guidance 1 --temperature 0.5 -o out/demo
+	$(BIN)/janus generate "a photo of a red apple" -n 4 --seed 0 -o out/demo
 	$(BIN)/janus chat out/demo/a-photo-of-a-red-apple-0.png "What is in the picture?"
 	@echo "The pictures are in out/demo; look at out/demo/sheet.png."
 

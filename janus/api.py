@@ -41,8 +41,8 @@ class _Drawing(TypedDict, total=False):
     """Keyword arguments of `Janus.generate_images`, for its signatures by type."""
 
     seed: int | Sequence[int] | None
-    guidance: float
-    temperature: float
+    guidance: float | None
+    temperature: float | None
     top_k: int
     top_p: float
     size: int | None
@@ -246,8 +246,8 @@ class Janus:
         n: int = 1,
         *,
         seed: int | Sequence[int] | None = None,
-        guidance: float = 5.0,
-        temperature: float = 1.0,
+        guidance: float | None = None,
+        temperature: float | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
         size: int | None = None,
@@ -258,7 +258,8 @@ class Janus:
 
         Picture j of a prompt is drawn from `seed` + j, so it is the same whatever else is drawn
         beside it; `seed` may be a list, one for each prompt, and without any a fresh one is taken.
-        Each picture's `info` holds its prompt, seed and settings.  `guidance` 1 is none.  At most
+        Each picture's `info` holds its prompt, seed and settings.  `guidance` (1 is none) and
+        `temperature` default to the checkpoint's own, 5 and 1 for the official ones.  At most
         `batch_size` pictures are drawn at once.  `on_step(done, total)` is called with the number of
         image tokens drawn.  `size` is there to be checked: the weights draw pictures of one size.
 
@@ -273,6 +274,8 @@ class Janus:
                 f"these weights draw {self.config.vq.image_size}x{self.config.vq.image_size} pixels, "
                 f"not {size}x{size}; draw at their size and scale the picture"
             )
+        guidance = self.config.drawing.guidance if guidance is None else guidance
+        temperature = self.config.drawing.temperature if temperature is None else temperature
         sampling = Sampling(temperature, top_k, top_p)
         settings = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         ids = [drawing_prompt(text, self.tokenizer, self.config.prompt) for text in prompts]

@@ -183,8 +183,10 @@ def _add_generate(verbs: Any) -> None:
     verb.add_argument("-n", type=int, default=1, help="pictures of each prompt (default: 1)")
     verb.add_argument("-o", "--out", default="out", help="folder for the files (default: out)")
     verb.add_argument("--seed", type=int, help="picture j is drawn from seed + j (default: a fresh one)")
-    verb.add_argument("--guidance", type=float, default=5.0, help="1 is none (default: 5)")
-    verb.add_argument("--temperature", type=float, default=1.0, help="0 is greedy (default: 1)")
+    verb.add_argument("--guidance", type=float, help="1 is none (default: the checkpoint's own; official: 5)")
+    verb.add_argument(
+        "--temperature", type=float, help="0 is greedy (default: the checkpoint's own; official: 1)"
+    )
     verb.add_argument("--top-k", type=int, default=0, help="only the k likeliest codes (default: 0, all)")
     verb.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling (default: 1, all)")
     verb.add_argument("--size", type=int, help="side in pixels; refused unless the weights draw it")

@@ -208,6 +208,14 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
+class DrawingConfig:
+    """How a checkpoint's pictures are drawn unless the caller says otherwise; the official values."""
+
+    guidance: float = 5.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class JanusConfig:
     """A whole Janus model: two encoders, two adaptors, one core, two heads."""
 
@@ -216,6 +224,7 @@ class JanusConfig:
     vq: VqConfig = field(default_factory=VqConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    drawing: DrawingConfig = field(default_factory=DrawingConfig)
     und_adaptor_depth: int = 2
     gen_adaptor_depth: int = 2
     gen_head_width: int | None = None  # hidden width of the image head; None: the core's

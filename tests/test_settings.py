@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from janus.checkpoints import configs, saving
 from janus.checkpoints.layouts import official_shapes, on_meta
-from janus.config import PRESETS, ImageConfig, JanusConfig, PromptConfig
+from janus.config import PRESETS, DrawingConfig, ImageConfig, JanusConfig, PromptConfig
 from janus.model import JanusModel
 
 FILES = ["config.json", "preprocessor_config.json", "processor_config.json"]
@@ -239,3 +239,12 @@ def test_wrong_settings_are_errors_not_crashes(preset: str, name: str, data: st.
             on_meta(lambda: JanusModel(config))
         except ValueError:
             pass
+
+
+def test_a_checkpoints_own_drawing_settings_are_kept() -> None:
+    own = dataclasses.replace(PRESETS["tiny"], drawing=DrawingConfig(guidance=1.5, temperature=0.5))
+    written = configs.write_official(own, torch.float32)
+    assert written["drawing_config"] == {"guidance": 1.5, "temperature": 0.5}
+    assert "drawing_config" not in configs.write_official(PRESETS["tiny"], torch.float32)
+    with pytest.raises(ValueError, match="drawing settings other than the official ones"):
+        configs.write_transformers(own, torch.float32, 7)

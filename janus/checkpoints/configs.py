@@ -18,7 +18,7 @@ from janus.checkpoints.files import read_json
 from janus.checkpoints.language import read_core, write_core
 from janus.checkpoints.layouts import Layout
 from janus.checkpoints.processors import read_processor
-from janus.config import JanusConfig, VisionConfig, VqConfig
+from janus.config import DrawingConfig, JanusConfig, VisionConfig, VqConfig
 
 _MODEL_TYPES: dict[str, Layout] = {"multi_modality": "official", "janus": "transformers"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -101,7 +101,17 @@ def _read_official(fields: Fields) -> dict[str, Any]:
         "und_adaptor_depth": _adaptor_depth(fields, "aligner_config", vision.width, core.width),
         "gen_adaptor_depth": _adaptor_depth(fields, "gen_aligner_config", vq.code_dim, core.width),
         "gen_head_width": None if hidden == core.width else hidden,
+        "drawing": _read_drawing(fields),
     }
+
+
+def _read_drawing(fields: Fields) -> DrawingConfig:
+    if "drawing_config" not in fields:
+        return DrawingConfig()
+    drawing = fields.inner("drawing_config")
+    settings = DrawingConfig(drawing.take("guidance", float), drawing.take("temperature", float))
+    drawing.done()
+    return settings
 
 
 def _params(fields: Fields, part: str, cls: str) -> Fields:
@@ -148,7 +158,10 @@ def _read_vq(params: Fields) -> VqConfig:
 def write_official(config: JanusConfig, dtype: torch.dtype) -> dict[str, Any]:
     """`config.json` in the official layout.  Raises ValueError for a core it cannot hold."""
     core, vq = config.core, config.vq
-    return {
+    drawing = (
+        {} if config.drawing == DrawingConfig() else {"drawing_config": dataclasses.asdict(config.drawing)}
+    )
+    return drawing | {
         "architectures": ["MultiModalityCausalLM"],
         "model_type": "multi_modality",
         "torch_dtype": _dtype_name(dtype),
@@ -266,6 +279,9 @@ def write_transformers(config: JanusConfig, dtype: torch.dtype, image_id: int) -
     text = write_core(core)
     refused = {
         f"core layers other than gqa and dense ({text['model_type']})": text["model_type"] != "llama",
+        f"drawing settings other than the official ones ({config.drawing})": (
+            config.drawing != DrawingConfig()
+        ),
         f"an image tokenizer that folds pixels (fold={vq.fold})": vq.fold != 1,
         f"{vq.tokens} codes per drawn picture beside {vision.tokens} tokens per understood one": vq.tokens
         != vision.tokens,

@@ -78,7 +78,12 @@ def _prompt(scene: Scene, group: str) -> str:
 
 
 def drawing_scores(
-    model: Janus, world: World, count: int, guidance: float, temperature: float, sheet: Path | None = None
+    model: Janus,
+    world: World,
+    count: int,
+    guidance: float | None,
+    temperature: float | None,
+    sheet: Path | None = None,
 ) -> dict[str, float]:
     """Share of pictures that show what was asked, by group, and their mean; `sheet` keeps the pictures."""
     judge = Judge(world)
@@ -136,8 +141,8 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", help="default: the model that ships with the package")
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "janus" / "train")
     parser.add_argument("--count", type=int, default=500, help="questions; a tenth as many prompts per group")
-    parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--guidance", type=float, help="default: the model's own")
+    parser.add_argument("--temperature", type=float, help="default: the model's own")
     parser.add_argument("--sheet", type=Path, help="a PNG of the pictures, a green line below the right ones")
     parser.add_argument("--json", type=Path, help="where to write the scores")
     arguments = parser.parse_args()
