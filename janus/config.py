@@ -247,10 +247,14 @@ class JanusConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> JanusConfig:
         """The inverse of `to_dict`.  Raises ValueError naming any unknown or missing field."""
-        return _from_dict(cls, values, "config")
+        return dataclass_from_dict(cls, values, "config")
 
 
-def _from_dict(cls: Any, values: Any, where: str) -> Any:
+def dataclass_from_dict(cls: Any, values: Any, where: str) -> Any:
+    """A dataclass of this kind from plain values, strictly.
+
+    `where` names the values in the ValueErrors for what is unknown, missing or of another type.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be an object, not {values!r}")
     hints = typing.get_type_hints(cls)
@@ -277,7 +281,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
             return None
         return _typed(next(a for a in typing.get_args(hint) if a is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
-        return _from_dict(hint, value, where)
+        return dataclass_from_dict(hint, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{where} must be a list, not {value!r}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from janus.config import JanusConfig, _from_dict
+from janus.config import JanusConfig, dataclass_from_dict
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,5 @@ def load_recipe(path: str | Path) -> Recipe:
     import yaml  # only training needs it
 
     values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    recipe: Recipe = _from_dict(Recipe, values, Path(path).name)
+    recipe: Recipe = dataclass_from_dict(Recipe, values, Path(path).name)
     return recipe
