@@ -75,20 +75,26 @@ class Janus:
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
         offline: bool = False,
+        on_bytes: Callable[[int, int], None] | None = None,
     ) -> Janus:
         """Load a folder or a hub id, in the official or the transformers layout.
 
         Without `source` it is the model that ships with the package.  `device` defaults to the GPU
         if there is one; `dtype` ("float32", "bfloat16", "float16") to what the checkpoint asks for.
         `revision` pins a hub id to a branch, tag or commit; `offline` takes hub files from the cache
-        alone.
+        alone.  `on_bytes(done, total)` follows the reading of weights.
 
         Raises ValueError for anything missing, unreadable or misshapen, saying which.
         """
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         kind = None if dtype is None else _dtype(dtype)
         model, folder = checkpoints.load(
-            source or checkpoints.EMBEDDED, device=where, dtype=kind, revision=revision, offline=offline
+            source or checkpoints.EMBEDDED,
+            device=where,
+            dtype=kind,
+            revision=revision,
+            offline=offline,
+            on_bytes=on_bytes,
         )
         return cls(model, TextTokenizer.from_folder(folder, model.config.prompt), folder)
 

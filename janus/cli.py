@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from janus import __version__
@@ -67,13 +68,29 @@ def _model_options(verb: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace) -> Janus:
     from janus.api import Janus
 
-    return Janus.from_pretrained(
-        options.model,
-        device=options.device,
-        dtype=options.dtype,
-        revision=options.revision,
-        offline=options.offline,
-    )
+    with _progress("loading", "B") as show:
+        return Janus.from_pretrained(
+            options.model,
+            device=options.device,
+            dtype=options.dtype,
+            revision=options.revision,
+            offline=options.offline,
+            on_bytes=show,
+        )
+
+
+@contextmanager
+def _progress(doing: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that follows (done, total); it vanishes at the end, and never shows for short work."""
+    from tqdm import tqdm
+
+    with tqdm(desc=doing, unit=unit, unit_scale=unit == "B", leave=False, delay=0.5) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
 
 
 # -- info ---------------------------------------------------------------------------------------
@@ -195,18 +212,11 @@ def _add_generate(verbs: Any) -> None:
 
 
 def _generate(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from janus.gallery import check_folder, save_pictures, save_sheet
 
     folder = check_folder(options.out)
     model = _load(options)
-    with tqdm(unit="token", desc="drawing", leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _progress("drawing", "token") as show:
         drawn = model.generate_images(
             options.prompts,
             options.n,
@@ -250,14 +260,16 @@ def _add_convert(verbs: Any) -> None:
 def _convert(options: argparse.Namespace) -> None:
     from janus.checkpoints import convert
 
-    report = convert(
-        options.source,
-        options.target,
-        options.layout,
-        strict=options.strict,
-        revision=options.revision,
-        offline=options.offline,
-    )
+    with _progress("converting", "B") as show:
+        report = convert(
+            options.source,
+            options.target,
+            options.layout,
+            strict=options.strict,
+            revision=options.revision,
+            offline=options.offline,
+            on_bytes=show,
+        )
     print(report)
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from janus import checkpoints
+from janus import Janus, checkpoints
 from janus.checkpoints import configs, saving, writing
-from janus.checkpoints.layouts import UNUSED, official_shapes, on_meta, recipes
+from janus.checkpoints.layouts import UNUSED, Layout, official_shapes, on_meta, recipes
 from janus.config import PRESETS, PromptConfig
 from janus.encoders.preprocess import preprocess
 from janus.model import JanusModel
@@ -159,6 +159,31 @@ def test_there_and_back(official: Path, tmp_path: Path) -> None:
     again = checkpoints.convert(tmp_path / "back", tmp_path / "again", "transformers")
     assert len(again.dropped) == 14
     assert_same_bits(weights(tmp_path / "again"), weights(tmp_path / "there"))
+
+
+def test_progress_reaches_the_end(official: Path, community: Path, tmp_path: Path) -> None:
+    ways: list[tuple[Path, Layout]] = [(official, "transformers"), (community, "official")]
+    for source, layout in ways:
+        target = tmp_path / layout
+        done: list[int] = []
+        totals: set[int] = set()
+
+        def count(at: int, total: int, done: list[int] = done, totals: set[int] = totals) -> None:
+            done.append(at)
+            totals.add(total)
+
+        checkpoints.convert(source, target, layout, on_bytes=count)
+        written = load_file(target / "model.safetensors")
+        assert totals == {sum(value.nbytes for value in written.values())}
+        assert done[-1] in totals
+        assert done == sorted(done)
+        assert len(done) == len(written)
+    loaded: list[tuple[int, int]] = []
+    Janus.from_pretrained(official, on_bytes=lambda *at: loaded.append(at))
+    file = load_file(official / "model.safetensors")
+    unread = file["gen_vision_model.quantize.codebook_used"].nbytes
+    total = sum(value.nbytes for value in file.values())
+    assert loaded[-1] == (total - unread, total)
 
 
 def test_strict_refuses_to_drop_or_fill(official: Path, community: Path, tmp_path: Path) -> None:

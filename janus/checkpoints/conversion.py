@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from janus.checkpoints import configs, hub, writing
-from janus.checkpoints.files import WeightFiles, some, usual_dtype
+from janus.checkpoints.files import Counted, OnBytes, WeightFiles, some, usual_dtype
 from janus.checkpoints.layouts import Layout, Relaid, check_names, official_shapes, on_meta, recipes
 from janus.checkpoints.saving import check_layout, write_settings
 from janus.checkpoints.writing import SHARD_BYTES
@@ -49,12 +49,14 @@ def convert(
     revision: str | None = None,
     offline: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    on_bytes: OnBytes | None = None,
 ) -> Conversion:
     """Write the checkpoint `source` (folder or hub id) to the new folder `target` in `layout`.
 
     Every tensor keeps its type and every bit.  Within a layout all settings files are copied as they
     are; between layouts they are translated.  transformers has no place for the tensors in
     `layouts.UNUSED`: they are left out, and zeros on the way back; with `strict` that raises instead.
+    `on_bytes(done, total)` follows the writing of weights.
 
     Raises ValueError as `load` and `save` do; then nothing is written.
     """
@@ -87,7 +89,7 @@ def convert(
         else:
             dtype = settings.dtype or usual_dtype(weights.infos)
             write_settings(partial, settings.config, dtype, layout, folder)
-        writing.write(partial, tensors, shard_bytes)
+        writing.write(partial, tensors if on_bytes is None else Counted(tensors, on_bytes), shard_bytes)
     return report
 
 

@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -54,6 +54,24 @@ class Tensors(Protocol):
     def infos(self) -> Mapping[str, Info]: ...
 
     def read(self, key: str) -> Tensor: ...
+
+
+OnBytes = Callable[[int, int], None]  # told how many bytes are done, and of how many
+
+
+class Counted:
+    """Other `Tensors`, telling `on_bytes` of each that is read."""
+
+    def __init__(self, tensors: Tensors, on_bytes: OnBytes) -> None:
+        self.infos = tensors.infos
+        self._tensors, self._on_bytes = tensors, on_bytes
+        self._done, self._total = 0, sum(info.bytes for info in self.infos.values())
+
+    def read(self, key: str) -> Tensor:
+        value = self._tensors.read(key)
+        self._done += self.infos[key].bytes
+        self._on_bytes(self._done, self._total)
+        return value
 
 
 class InMemory:

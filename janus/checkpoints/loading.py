@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from janus.checkpoints import configs, hub
-from janus.checkpoints.files import Tensors, WeightFiles, usual_dtype
+from janus.checkpoints.files import Counted, OnBytes, Tensors, WeightFiles, usual_dtype
 from janus.checkpoints.layouts import (
     CODEBOOK_USED,
     Layout,
@@ -42,9 +42,11 @@ def load(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
     offline: bool = False,
+    on_bytes: OnBytes | None = None,
 ) -> tuple[JanusModel, Path]:
     """A model and the folder it came from; `source` is a folder or a hub id (see `hub.locate`), in
-    either layout.  `dtype` defaults to what `config.json` asks for.
+    either layout.  `dtype` defaults to what `config.json` asks for.  `on_bytes(done, total)` follows
+    the reading of weights.
 
     On the CPU, tensors that need no conversion stay mapped from their file: memory is taken as they
     are used.  Raises ValueError for settings that are not supported and for unknown, missing or
@@ -53,7 +55,8 @@ def load(
     folder = hub.locate(source, revision=revision, offline=offline)
     settings, model, tensors = _open(folder)
     kind = dtype or settings.dtype or usual_dtype(tensors.infos)
-    fill(model, tensors, settings.config.core, torch.device(device), kind, lambda key: key == CODEBOOK_USED)
+    read = tensors if on_bytes is None else Counted(tensors, on_bytes)
+    fill(model, read, settings.config.core, torch.device(device), kind, lambda key: key == CODEBOOK_USED)
     return model, folder
 
 

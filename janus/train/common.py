@@ -1,41 +1,81 @@
-"""What both training stages share: a clock-driven schedule, averaged weights, safe checkpoints."""
+"""What all training stages share: the schedule, averaged weights, runs that go on after being killed."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 
-def learning_rate(top: float, step: int, warmup: int, done: float) -> float:
-    """Linear warm-up by steps, then a cosine over `done`, the share of the run behind us, to 2 %."""
+def learning_rate(top: float, step: int, warmup: int, steps: int) -> float:
+    """Linear warm-up over the first `warmup` of `steps`, and a cosine over all of them to 2 %."""
     rise = min(1.0, (step + 1) / warmup)
-    fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
     return top * rise * fall
 
 
-class Clock:
-    """Wall-clock time of a run, continued after a pause."""
-
-    def __init__(self, minutes: float, spent: float = 0.0) -> None:
-        self.seconds = 60 * minutes
-        self.started = time.monotonic() - spent
+class Schedule(Protocol):
+    """What a run reads of its section of the recipe."""
 
     @property
-    def spent(self) -> float:
-        return time.monotonic() - self.started
-
+    def steps(self) -> int: ...
     @property
-    def done(self) -> float:
-        return self.spent / self.seconds
+    def learning_rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
 
-    def left(self) -> str:
-        return f"{max(0.0, self.seconds - self.spent) / 60:.1f} min left"
+
+class Run:
+    """A training run of so many steps.  All that it needs to go on after being killed lies in one file.
+
+    `parts` are its modules and its optimizer, under the names that they have in the file; `generator` is
+    the source of its randomness.  What an earlier, interrupted run left in the file is taken up at once.
+    Learning rates are those of the optimizer's groups times their `share`, if they have one.
+    """
+
+    def __init__(
+        self, path: Path, settings: Schedule, parts: dict[str, Any], generator: torch.Generator
+    ) -> None:
+        self.path, self.settings, self.parts, self.generator = path, settings, parts, generator
+        self.step = 0
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+            generator.set_state(state["generator"])
+            self.step = state["step"]
+            print(f"resumed {path.name} at step {self.step} of {settings.steps}", flush=True)
+        self._first, self._started = self.step, time.monotonic()
+
+    def steps(self) -> Iterator[int]:
+        """Counts the remaining steps from 1 to the last and keeps the state every 500 and at the end.
+
+        Sets the learning rate before each.
+        """
+        settings = self.settings
+        while self.step < settings.steps:
+            for group in self.parts["optimizer"].param_groups:
+                rate = learning_rate(settings.learning_rate, self.step, settings.warmup, settings.steps)
+                group["lr"] = rate * group.get("share", 1.0)
+            yield self.step + 1
+            self.step += 1
+            if self.step % 500 == 0 or self.step == settings.steps:
+                self.keep()
+
+    def keep(self) -> None:
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        save(self.path, state | {"generator": self.generator.get_state(), "step": self.step})
+
+    def pace(self, step: int) -> str:
+        """ "0.27 s a step, 12.3 min left" """
+        seconds = (time.monotonic() - self._started) / max(1, step - self._first)
+        return f"{seconds:.2f} s a step, {seconds * (self.settings.steps - step) / 60:.1f} min left"
 
 
 M = TypeVar("M", bound=nn.Module)

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from janus.data.art import load_sprites
 from janus.data.pool import pictures
 from janus.data.world import World
-from janus.train.common import Average, Clock, learning_rate, save
+from janus.train.common import Average, Run
 from janus.train.recipe import Recipe
 from janus.train.tokenizer import DECODER, contact_sheet, load_tokenizer, reconstruction_loss, to_pixels
 
 
 def train_decoder(recipe: Recipe, work: Path, codes: np.ndarray) -> None:
-    """Trains for the recipe's minutes, resuming what lies in `work`.
+    """Trains for the recipe's steps, resuming what lies in `work`.
 
     `codes` are those that the model draws the pool with, (scenes, K); see `janus.train.codes`.
     """
@@ -36,32 +36,12 @@ def train_decoder(recipe: Recipe, work: Path, codes: np.ndarray) -> None:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
     average = Average(model, settings.average)
-    step, clock = 0, Clock(settings.minutes)
-    if (work / DECODER).exists():
-        state = torch.load(work / DECODER, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        step, clock = state["step"], Clock(settings.minutes, state["spent"])
-
-    def keep() -> None:
-        state = {
-            "model": model.state_dict(),
-            "average": average.model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "generator": generator.get_state(),
-            "step": step,
-            "spent": clock.spent,
-        }
-        save(work / DECODER, state)
-        contact_sheet(average.model, pool, work / "decoder.png")
-
+    parts = {"model": model, "average": average.model, "optimizer": optimizer}
+    run = Run(work / DECODER, settings, parts, generator)
     errors: list[float] = []
-    while clock.done < 1:
+    for step in run.steps():
         rows = torch.randint(len(pool), (settings.batch,), generator=generator)
         pixels = to_pixels(pool, rows)
-        rate = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
-        optimizer.param_groups[0]["lr"] = rate
         given = torch.from_numpy(codes[rows.numpy()].astype(np.int64))
         own = settings.batch // 4
         with torch.no_grad():
@@ -72,13 +52,10 @@ def train_decoder(recipe: Recipe, work: Path, codes: np.ndarray) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        average.update(model, step)
+        average.update(model, step - 1)
         errors.append(F.mse_loss(made.detach(), pixels).item() / 4)  # pixels span 2
-        step += 1
         if step % 200 == 0:
             psnr = -10 * math.log10(float(np.mean(errors)))
-            print(f"step {step}: {psnr:.2f} dB, {clock.left()}", flush=True)
+            print(f"step {step}: {psnr:.2f} dB, {run.pace(step)}", flush=True)
             errors.clear()
-        if step % 1000 == 0:
-            keep()
-    keep()
+    contact_sheet(average.model, pool, work / "decoder.png")

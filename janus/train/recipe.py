@@ -19,8 +19,8 @@ class WorkRecipe:
 class TokenizerRecipe:
     """The VQ image tokenizer's training."""
 
-    minutes: float  # of wall clock; the learning rate follows it
-    batch: int = 32
+    steps: int
+    batch: int = 32  # pictures
     learning_rate: float = 1e-3
     warmup: int = 200  # steps
     average: float = 0.995  # of the weights; what is kept is their moving average
@@ -31,7 +31,7 @@ class TokenizerRecipe:
 class DecoderRecipe:
     """The image tokenizer's decoder alone, trained longer."""
 
-    minutes: float
+    steps: int
     batch: int = 32
     learning_rate: float = 7e-4
     warmup: int = 50
@@ -42,8 +42,8 @@ class DecoderRecipe:
 class VisionRecipe:
     """The vision encoder's training before the model's own."""
 
-    minutes: float
-    batch: int = 64
+    steps: int
+    batch: int = 32
     learning_rate: float = 1e-3
     warmup: int = 150
 
@@ -52,8 +52,8 @@ class VisionRecipe:
 class ModelRecipe:
     """The whole model's training, the image tokenizer frozen."""
 
-    minutes: float
-    tokens: int = 4096  # per step, filled with whole samples
+    steps: int
+    tokens: int = 1280  # per step, filled with whole samples
     learning_rate: float = 1.5e-3
     vision_rate: float = 0.5  # of that, for the vision encoder, which comes trained
     warmup: int = 100
@@ -63,8 +63,8 @@ class ModelRecipe:
     drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
     turns: int = 3  # questions about one picture, a conversation
     redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them
-    lessons: int = 40  # pictures of which the vision encoder goes on reading the patches, per step
-    average: float = 0.995  # of the weights; what is kept is their moving average
+    lessons: int = 10  # pictures of which the vision encoder goes on reading the patches, per step
+    average: float = 0.998  # of the weights; what is kept is their moving average
 
 
 @dataclass(frozen=True)

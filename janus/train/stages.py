@@ -22,7 +22,7 @@ from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train.batches import Samples, batches
 from janus.train.codes import drawing_codes
-from janus.train.common import Average, Clock, learning_rate, save
+from janus.train.common import Average, Run
 from janus.train.decoder import train_decoder
 from janus.train.recipe import ModelRecipe, Recipe
 from janus.train.tokenizer import load_tokenizer
@@ -35,7 +35,7 @@ FOLDER = "model"  # in the work folder: the trained model, as `Janus.from_pretra
 
 
 def train_model(recipe: Recipe, work: Path) -> None:
-    """Trains for the recipe's minutes, resuming what lies in `work`; writes `work/model`."""
+    """Trains for the recipe's steps, resuming what lies in `work`; writes `work/model`."""
     settings, config, seed = recipe.model, recipe.config, recipe.work.seed
     world = World(load_sprites(work), config.vision.image_size)
     tokenizer = text_tokenizer(recipe, world, work / WORDS)
@@ -47,39 +47,22 @@ def train_model(recipe: Recipe, work: Path) -> None:
 
     model = new_model(config, image_tokenizer, seed)
     lessons = Lessons(recipe, world, model.vision_model, work)
-    lessons.reader.load_state_dict(torch.load(work / VISION, weights_only=True))
+    lessons.reader.load_state_dict(torch.load(work / VISION, weights_only=True)["reader"])
     optimizer = torch.optim.AdamW(_groups(model, lessons.reader, settings), lr=0.0, betas=(0.9, 0.95))
     average = Average(model, settings.average)
-    step, clock = 0, Clock(settings.minutes)
-    if (work / CHECKPOINT).exists():
-        state = torch.load(work / CHECKPOINT, weights_only=True)
-        model.load_state_dict(state["model"])
-        lessons.reader.load_state_dict(state["reader"])
-        average.model.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, clock = state["step"], Clock(settings.minutes, state["spent"])
-        print(f"resumed at step {step}, {clock.left()}", flush=True)
-    stream = batches(samples, settings.tokens, np.random.default_rng((seed, step)))
-
-    def keep() -> None:
-        state = {
-            "model": model.state_dict(),
-            "reader": lessons.reader.state_dict(),
-            "average": average.model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "spent": clock.spent,
-        }
-        save(work / CHECKPOINT, state)
+    parts = {
+        "model": model,
+        "reader": lessons.reader,
+        "average": average.model,
+        "optimizer": optimizer,
+    }
+    run = Run(work / CHECKPOINT, settings, parts, lessons.generator)
+    stream = batches(samples, settings.tokens, np.random.default_rng((seed, run.step)))
 
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     history: list[tuple[float, float, float]] = []
-    first, since = step, clock.spent
-    while clock.done < 1:
-        for group in optimizer.param_groups:
-            rate = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
-            group["lr"] = rate * group["share"]
+    for step in run.steps():
         losses = model(next(stream))
         optimizer.zero_grad()
         # Each kind's mean counts the same: an answer has a few tokens, a picture 64 codes.
@@ -89,22 +72,17 @@ def train_model(recipe: Recipe, work: Path) -> None:
         optimizer.step()
         core = model.language_model.model
         core.update_expert_bias(core.expert_counts())
-        average.update(model, step)
+        average.update(model, step - 1)
         history.append((losses.text.item(), losses.image.item(), share.item()))
-        step += 1
-        if step % 50 == 0:
+        if step % 200 == 0:
             text, image, patches = np.mean(history, axis=0)
             load = core.expert_counts().max(dim=1).values.sum() / core.expert_counts().sum()
-            speed = settings.tokens * (step - first) / (clock.spent - since)
             print(
                 f"step {step}: text {text:.3f}, image {image:.3f}, patches {patches:.1%}, "
-                f"busiest expert {load:.2f}, {speed:.0f} tokens/s, {clock.left()}",
+                f"busiest expert {load:.2f}, {run.pace(step)}",
                 flush=True,
             )
             history.clear()
-        if step % 500 == 0:
-            keep()
-    keep()
     average.model.gen_vision_model.load_state_dict(load_tokenizer(config.vq, work).state_dict())
     write_model(average.model, work)
 

@@ -21,7 +21,7 @@ from janus.data.art import load_sprites
 from janus.data.pool import pictures
 from janus.data.world import World
 from janus.tokenizers.image import VqTokenizer
-from janus.train.common import Average, Clock, learning_rate, save
+from janus.train.common import Average, Run
 from janus.train.recipe import Recipe
 
 CHECKPOINT = "tokenizer.pt"
@@ -30,7 +30,7 @@ COMMITMENT = 0.25
 
 
 def train_tokenizer(recipe: Recipe, work: Path) -> None:
-    """Trains for the recipe's minutes, resuming what lies in `work`, and leaves the weights there."""
+    """Trains for the recipe's steps, resuming what lies in `work`, and leaves the weights there."""
     settings, config = recipe.tokenizer, recipe.config.vq
     generator = torch.Generator().manual_seed(recipe.work.seed)
     pool = pictures(
@@ -39,68 +39,30 @@ def train_tokenizer(recipe: Recipe, work: Path) -> None:
     model = new_tokenizer(config, generator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=1e-4)
     average = Average(model, settings.average)
-    step, clock = 0, Clock(settings.minutes)
-    if (work / CHECKPOINT).exists():
-        state = torch.load(work / CHECKPOINT, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
-        step, clock = state["step"], Clock(settings.minutes, state["spent"])
+    parts = {"model": model, "average": average.model, "optimizer": optimizer}
+    run = Run(work / CHECKPOINT, settings, parts, generator)
     used = torch.zeros(config.codes, dtype=torch.long)
     errors: list[float] = []
-    while clock.done < 1:
+    for step in run.steps():
         pixels = to_pixels(pool, torch.randint(len(pool), (settings.batch,), generator=generator))
-        optimizer.param_groups[0]["lr"] = learning_rate(
-            settings.learning_rate, step, settings.warmup, clock.done
-        )
         made, losses, codes = model(pixels)
         loss = reconstruction_loss(made, pixels) + losses.codebook + COMMITMENT * losses.commitment
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        average.update(model, step)
+        average.update(model, step - 1)
         used += torch.bincount(codes.flatten(), minlength=config.codes)
         errors.append(F.mse_loss(made.detach(), pixels).item() / 4)  # pixels span 2
-        step += 1
         if step % settings.revive_every == 0 or step in (10, 50):
             alive = int((used > 0).sum())
-            if clock.done < 0.8:
+            if step < 0.8 * settings.steps:
                 revive(model, average.model, used, pixels, generator)
             psnr = -10 * math.log10(float(np.mean(errors)))
-            speed = step * settings.batch / clock.spent
-            print(
-                f"step {step}: {psnr:.2f} dB, {alive} codes in use, {speed:.0f} pictures/s, {clock.left()}",
-                flush=True,
-            )
+            print(f"step {step}: {psnr:.2f} dB, {alive} codes in use, {run.pace(step)}", flush=True)
             used.zero_()
             errors.clear()
-        if step % 1000 == 0:
-            _save(work, model, average, optimizer, generator, step, clock)
-            contact_sheet(average.model, pool, work / "tokenizer.png")
-    _save(work, model, average, optimizer, generator, step, clock)
     contact_sheet(average.model, pool, work / "tokenizer.png")
-
-
-def _save(
-    work: Path,
-    model: VqTokenizer,
-    average: Average[VqTokenizer],
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    step: int,
-    clock: Clock,
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "average": average.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "step": step,
-        "spent": clock.spent,
-    }
-    save(work / CHECKPOINT, state)
 
 
 def new_tokenizer(config: VqConfig, generator: torch.Generator) -> VqTokenizer:

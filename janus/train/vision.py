@@ -19,7 +19,7 @@ from janus.data.pool import Look, pictures, scene_at
 from janus.data.world import Scene, World
 from janus.encoders.siglip import SiglipTower
 from janus.train.batches import as_pixels
-from janus.train.common import Clock, learning_rate, save
+from janus.train.common import Run
 from janus.train.recipe import Recipe
 
 CHECKPOINT = "vision.pt"
@@ -70,9 +70,7 @@ class Lessons:
 
 
 def train_vision(recipe: Recipe, work: Path) -> None:
-    """Trains for the recipe's minutes and leaves the reader's weights in `work`; does nothing if there."""
-    if (work / CHECKPOINT).exists():
-        return
+    """Trains for the recipe's steps, resuming what lies in `work`, and leaves the reader's weights there."""
     settings, config, seed = recipe.vision, recipe.config.vision, recipe.work.seed
     world = World(load_sprites(work), config.image_size)
     with torch.random.fork_rng(devices=[]):
@@ -80,22 +78,19 @@ def train_vision(recipe: Recipe, work: Path) -> None:
         lessons = Lessons(recipe, world, SiglipTower(config), work)
     parameters = list(lessons.reader.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.05)
-    step, clock = 0, Clock(settings.minutes)
+    parts = {"reader": lessons.reader, "optimizer": optimizer}
+    run = Run(work / CHECKPOINT, settings, parts, lessons.generator)
     shares: list[float] = []
-    while clock.done < 1:
-        rate = learning_rate(settings.learning_rate, step, settings.warmup, clock.done)
-        optimizer.param_groups[0]["lr"] = rate
+    for step in run.steps():
         loss, share = lessons.loss(settings.batch)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         shares.append(share.item())
-        step += 1
-        if step % 100 == 0:
-            print(f"step {step}: {np.mean(shares):.1%} of patches read right, {clock.left()}", flush=True)
+        if step % 200 == 0:
+            print(f"step {step}: {np.mean(shares):.1%} of patches read right, {run.pace(step)}", flush=True)
             shares.clear()
-    save(work / CHECKPOINT, lessons.reader.state_dict())
 
 
 def labels(world: World, scenes: list[Scene], config: VisionConfig) -> tuple[Tensor, Tensor]:
