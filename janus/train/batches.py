@@ -23,7 +23,7 @@ from janus.tokenizers.chat import answer_ids, drawing_prompt, unconditional, und
 from janus.tokenizers.text import TextTokenizer
 from janus.train.recipe import ModelRecipe
 
-ROW = 320  # tokens of one row: three or four samples
+ROW = 256  # tokens of one row
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class VisionRecipe:
     """The vision encoder's training before the model's own."""
 
     steps: int
-    batch: int = 32
+    batch: int = 64
     learning_rate: float = 1e-3
     warmup: int = 150
 
@@ -53,7 +53,7 @@ class ModelRecipe:
     """The whole model's training, the image tokenizer frozen."""
 
     steps: int
-    tokens: int = 1280  # per step, filled with whole samples
+    tokens: int = 4096  # per step, filled with whole samples
     learning_rate: float = 1.5e-3
     vision_rate: float = 0.5  # of that, for the vision encoder, which comes trained
     warmup: int = 100
@@ -63,8 +63,8 @@ class ModelRecipe:
     drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
     turns: int = 3  # questions about one picture, a conversation
     redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them
-    lessons: int = 10  # pictures of which the vision encoder goes on reading the patches, per step
-    average: float = 0.998  # of the weights; what is kept is their moving average
+    lessons: int = 40  # pictures of which the vision encoder goes on reading the patches, per step
+    average: float = 0.995  # of the weights; what is kept is their moving average
 
 
 @dataclass(frozen=True)
