@@ -291,7 +291,7 @@ def _add_train(verbs: Any) -> None:
         "Train a model on your own pictures, captions and conversations, as a recipe says.",
         "  janus train recipes/finetune.yaml\n"
         "  janus train recipes/finetune.yaml --set steps=50 --set out=runs/try\n"
-        "  torchrun --nproc-per-node 8 -m janus train recipes/stage3.yaml      (one process per GPU)\n\n"
+        "  torchrun --nproc-per-node 8 -m janus train recipes/finetune.yaml      (one process per GPU)\n\n"
         "A run that was stopped goes on from its last state when the same command is given again.",
     )
     verb.add_argument("recipe", metavar="RECIPE.yaml", help="see recipes/ and docs/training.md")

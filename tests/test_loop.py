@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing import event_accumulator
 
 from janus import Janus, checkpoints
 from janus.config import PRESETS
@@ -258,6 +259,9 @@ def test_validation_is_logged_and_drawn(base: Path, data: Path, tmp_path: Path) 
         rows = [row for row in csv.DictReader(file) if row["validation image"]]
     assert [row["step"] for row in rows] == ["2", "4"]
     assert all(row["validation text"] for row in rows)
+    board = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("validation image")] == [2, 4]
     sheets = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
     assert sheets == ["step-00000002.png", "step-00000004.png"]
 

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from janus.data.sources import BadRecord, Picture, Record, Skipped, Source, open_source
+from janus.data.records import BadRecord, Picture, Record, Skipped
+from janus.data.sources import Source, open_source
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 TURNS = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "An apple."}]

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from janus.config import JanusConfig
-from janus.data.sources import BadRecord
+from janus.data.records import BadRecord
 from janus.tokenizers.text import TextTokenizer
 from janus.train.packing import Packed, Sample, collate
 from janus.train.parallel import Parallel

@@ -18,7 +18,8 @@ from janus import checkpoints
 from janus.api import Janus
 from janus.checkpoints.files import read_json
 from janus.checkpoints.writing import write_json
-from janus.data.sources import Kind, Source, open_source
+from janus.data.records import Kind
+from janus.data.sources import Source, open_source
 from janus.gallery import check_folder, contact_sheet
 from janus.model import Losses
 from janus.tokenizers.text import TextTokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from janus.data.sources import Kind
+from janus.data.records import Kind
 from janus.model import JanusModel
 from janus.train.lora import inject
 from janus.train.plan import Part, TrainRecipe

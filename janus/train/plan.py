@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from janus.config import dataclass_from_dict
-from janus.data.sources import Kind
+from janus.data.records import Kind
 from janus.train.lora import LoraRecipe
 
 Part = Literal["vision", "aligner", "gen_aligner", "gen_head", "core"]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from janus.config import JanusConfig
-from janus.data.sources import KINDS, BadRecord, Kind, Picture, Record, Skipped, Source
+from janus.data.records import KINDS, BadRecord, Kind, Picture, Record, Skipped
+from janus.data.sources import Source
 from janus.encoders.preprocess import crop, preprocess
 from janus.tokenizers.chat import (
     answer_ids,
