@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from janus import checkpoints
+from janus.checkpoints import adapters
 from janus.config import JanusConfig
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
 from janus.generation import Prompt, Sampling, decode, score
@@ -73,6 +74,7 @@ class Janus:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        adapter: str | Path | None = None,
         revision: str | None = None,
         offline: bool = False,
         on_bytes: Callable[[int, int], None] | None = None,
@@ -82,20 +84,28 @@ class Janus:
         Without `source` it is the model that ships with the package.  `device` defaults to the GPU
         if there is one; `dtype` ("float32", "bfloat16", "float16") to what the checkpoint asks for.
         `revision` pins a hub id to a branch, tag or commit; `offline` takes hub files from the cache
-        alone.  `on_bytes(done, total)` follows the reading of weights.
+        alone.  `on_bytes(done, total)` follows the reading of weights.  `adapter` is the folder of a
+        LoRA adapter to merge into them; such a folder as `source` brings the model it was trained on.
 
         Raises ValueError for anything missing, unreadable or misshapen, saying which.
         """
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         kind = None if dtype is None else _dtype(dtype)
+        source = source or checkpoints.EMBEDDED
+        if adapters.is_adapter(source):
+            if adapter is not None:
+                raise ValueError(f"{source} is an adapter, too; give the model that {adapter} belongs to")
+            source, adapter = adapters.base_of(source), source
         model, folder = checkpoints.load(
-            source or checkpoints.EMBEDDED,
+            source,
             device=where,
             dtype=kind,
             revision=revision,
             offline=offline,
             on_bytes=on_bytes,
         )
+        if adapter is not None:
+            adapters.merge(model, adapter)
         return cls(model, TextTokenizer.from_folder(folder, model.config.prompt), folder)
 
     def save_pretrained(

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(verbs)
     _add_generate(verbs)
     _add_convert(verbs)
+    _add_train(verbs)
     return parser
 
 
@@ -57,6 +58,11 @@ def _verb(verbs: Any, name: str, run: Any, summary: str, example: str) -> argpar
 def _model_options(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("model")
     group.add_argument("--model", metavar="M", help="folder or hub id (default: the model in the package)")
+    group.add_argument(
+        "--adapter",
+        metavar="A",
+        help="folder of a LoRA adapter to add to M; as M itself, it brings the model it was trained on",
+    )
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument("--offline", action="store_true", help="take hub files from the cache alone")
     group.add_argument("--device", help="cpu, cuda, mps ... (default: a GPU if there is one)")
@@ -73,6 +79,7 @@ def _load(options: argparse.Namespace) -> Janus:
             options.model,
             device=options.device,
             dtype=options.dtype,
+            adapter=options.adapter,
             revision=options.revision,
             offline=options.offline,
             on_bytes=show,
@@ -271,6 +278,38 @@ def _convert(options: argparse.Namespace) -> None:
             on_bytes=show,
         )
     print(report)
+
+
+# -- train --------------------------------------------------------------------------------------
+
+
+def _add_train(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "train",
+        _train,
+        "Train a model on your own pictures, captions and conversations, as a recipe says.",
+        "  janus train recipes/finetune.yaml\n"
+        "  janus train recipes/finetune.yaml --set steps=50 --set out=runs/try\n"
+        "  torchrun --nproc-per-node 8 -m janus train recipes/finetune.yaml      (one process per GPU)\n\n"
+        "A run that was stopped goes on from its last state when the same command is given again.",
+    )
+    verb.add_argument("recipe", metavar="RECIPE.yaml", help="see recipes/ and docs/training.md")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="instead of what the recipe says; inner fields as lora.rank=8; may be repeated",
+    )
+    verb.add_argument("--device", help="cpu, cuda ... (default: a GPU if there is one)")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from janus.train.loop import train
+    from janus.train.plan import load_plan
+
+    train(load_plan(options.recipe, options.set), options.device)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ FLOORS = [
     {"data"},
     {"train"},
     {"cli"},
+    {"__main__"},
 ]
 
 

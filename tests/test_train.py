@@ -20,11 +20,12 @@ from janus.model import JanusModel
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train import decoder as decoder_stage
 from janus.train import stages, tokenizer, vision
-from janus.train.batches import ROW, Sample, Samples, batches, collate
+from janus.train.batches import ROW, Samples, batches
 from janus.train.check import GROUPS, prompts
 from janus.train.codes import drawing_codes
 from janus.train.common import Average, Run, learning_rate
 from janus.train.judge import Judge, agrees
+from janus.train.packing import Sample, collate
 from janus.train.recipe import (
     DecoderRecipe,
     ModelRecipe,
@@ -141,7 +142,7 @@ def test_packing_does_not_change_the_losses(samples: Samples) -> None:
 
     def losses(rows: list[list[Sample]]) -> torch.Tensor:
         with torch.no_grad():
-            batch = collate(rows, 2 * ROW, samples.tokenizer)
+            batch = collate(rows, 2 * ROW, samples.tokenizer, samples.config.vq.tokens).batch
             model.train()  # counts the experts' load, which the loss reads; there is no dropout
             made = model(batch)
         return torch.stack([made.text_sum, made.image_sum])

@@ -65,6 +65,21 @@ def preprocess(images: Sequence[Image.Image], config: ImageConfig) -> Tensor:
     return torch.from_numpy(pixels)
 
 
+def crop(images: Sequence[Image.Image], size: int) -> Tensor:
+    """RGB pictures of any size to (N, 3, size, size) float32 in [-1, 1], for learning to draw them.
+
+    The shorter side becomes `size`, the longer is cropped around its middle (Janus report, section 3.2).
+    """
+    pixels = np.empty((len(images), 3, size, size), dtype=np.float32)
+    for out, image in zip(pixels, images, strict=True):
+        side = min(image.size)
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        out[:] = (np.asarray(square, dtype=np.float32) / 127.5 - 1).transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
+
+
 def scaled_size(width: int, height: int, config: ImageConfig) -> tuple[int, int]:
     """Width and height after scaling, before padding."""
     longer = max(width, height)

@@ -1,13 +1,8 @@
-"""Samples and the packed batches that they fill.
-
-A sample is a caption with the codes of its picture, or a picture with a question and its answer.
-Rows are filled with whole samples; `segments` keeps them apart (see `janus.model.Batch`).
-"""
+"""What the embedded model learns from: captions with codes of their pictures, questions with answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,19 +16,10 @@ from janus.data.world import World
 from janus.model import Batch
 from janus.tokenizers.chat import answer_ids, drawing_prompt, unconditional, understanding_prompt
 from janus.tokenizers.text import TextTokenizer
+from janus.train.packing import Sample, collate
 from janus.train.recipe import ModelRecipe
 
 ROW = 256  # tokens of one row
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Tokens of one sample; `codes` for a drawing, `picture` for a question, never both."""
-
-    ids: list[int]
-    answers: list[tuple[int, int]]  # where the text tokens begin and end that the loss asks for
-    codes: np.ndarray | None = None  # (K,), standing for the last K ids
-    picture: np.ndarray | None = None  # (S, S, 3) uint8, standing for the image placeholders
 
 
 class Samples:
@@ -72,7 +58,7 @@ class Samples:
             ids = unconditional(ids, self.tokenizer)
         codes = self.codes[index]
         ids = ids + [self.tokenizer.image_id] * len(codes)
-        return Sample(ids, [], codes=codes)
+        return Sample(ids, [], codes=torch.from_numpy(codes.astype(np.int64)))
 
     def _question(self, rng: np.random.Generator) -> Sample:
         own = rng.random() < self.settings.redrawn_share
@@ -89,7 +75,7 @@ class Samples:
             answers.append((len(ids), len(ids) + len(answer_ids(asked.answer, self.tokenizer))))
             ids = ids + answer_ids(asked.answer, self.tokenizer)
             turns.append({"role": "assistant", "content": asked.answer})
-        return Sample(ids, answers, picture=pool[index])
+        return Sample(ids, answers, pixels=as_pixels(pool[index : index + 1]))
 
 
 def batches(samples: Samples, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -107,43 +93,7 @@ def batches(samples: Samples, tokens: int, rng: np.random.Generator) -> Iterator
                 row.append(sample)
                 room -= len(sample.ids)
             rows.append(row)
-        yield collate(rows, ROW, samples.tokenizer)
-
-
-def collate(rows: list[list[Sample]], length: int, tokenizer: TextTokenizer) -> Batch:
-    """One batch of packed rows, padded to `length`."""
-    shape = (len(rows), length)
-    ids = torch.full(shape, tokenizer.pad_id)
-    positions, segments = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    learn = torch.zeros(shape, dtype=torch.bool)
-    image_slots, code_slots = torch.zeros_like(learn), torch.zeros_like(learn)
-    for r, row in enumerate(rows):
-        start = 0
-        for number, sample in enumerate(row, start=1):
-            end = start + len(sample.ids)
-            ids[r, start:end] = torch.tensor(sample.ids)
-            positions[r, start:end] = torch.arange(end - start)
-            segments[r, start:end] = number
-            for first, last in sample.answers:
-                learn[r, start + first : start + last] = True
-            if sample.codes is not None:
-                code_slots[r, end - len(sample.codes) : end] = True
-            else:
-                image_slots[r, start:end] = ids[r, start:end] == tokenizer.image_id
-            start = end
-    every = [sample for row in rows for sample in row]
-    codes = [torch.from_numpy(s.codes.astype(np.int64)) for s in every if s.codes is not None]
-    pictures = [s.picture for s in every if s.picture is not None]
-    return Batch(
-        ids=ids,
-        learn=learn,
-        pixels=as_pixels(np.stack(pictures)) if pictures else None,
-        image_slots=image_slots if pictures else None,
-        codes=torch.stack(codes) if codes else None,
-        code_slots=code_slots if codes else None,
-        positions=positions,
-        segments=segments,
-    )
+        yield collate(rows, ROW, samples.tokenizer, samples.config.vq.tokens).batch
 
 
 def as_pixels(pictures: np.ndarray) -> Tensor:

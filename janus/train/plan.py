@@ -1,0 +1,117 @@
+"""Recipes of training runs on users' own data: one YAML file each, read strictly into dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from janus.config import dataclass_from_dict
+from janus.data.records import Kind
+from janus.train.lora import LoraRecipe
+
+Part = Literal["vision", "aligner", "gen_aligner", "gen_head", "core"]
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """A folder, JSON lines file or set of shards (see `janus.data.sources`)."""
+
+    path: str
+    weight: float = 1.0  # beside other sources of the same kind
+    licence: str = "not stated"  # for the model card
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of the samples.  The Janus-Pro report's stages have 1:0:3, 2:3:5 and 5:1:4."""
+
+    understanding: float = 0.0
+    text: float = 0.0
+    generation: float = 0.0
+
+    def shares(self) -> dict[Kind, float]:
+        return {"understanding": self.understanding, "text": self.text, "generation": self.generation}
+
+
+@dataclass(frozen=True)
+class ValidationRecipe:
+    """What is looked at every `every` steps: losses on data of its own, and pictures of some prompts."""
+
+    data: tuple[DataRecipe, ...]
+    every: int = 500
+    rows: int = 16
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """A training run.  A step takes `rows` rows of `row` tokens from all devices together."""
+
+    model: str  # where it begins: "embedded", a folder or a hub id
+    out: str  # folder of the run: its state, logs, pictures and, at the end, the model or adapter
+    data: tuple[DataRecipe, ...]
+    mixture: Mixture
+    steps: int
+    row: int = 1024
+    rows: int = 8
+    micro_rows: int = 1  # rows that one device takes at once
+    train: tuple[Part, ...] = ("vision", "aligner", "gen_aligner", "gen_head", "core")
+    lora: LoraRecipe | None = None  # train low-rank adapters of the core instead of `train`
+    learning_rate: float = 4e-5
+    vision_rate: float = 1.0  # of that, for the vision encoder
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0  # steps
+    betas: tuple[float, ...] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient
+    drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
+    weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
+    average: float | None = None  # decay of a moving average of the weights, which is then what is written
+    keep_every: int = 200  # steps between states to go on from
+    validation: ValidationRecipe | None = None
+    layout: Literal["official", "transformers"] = "official"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "row", "rows", "micro_rows", "keep_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.data:
+            raise ValueError("data is empty; name at least one folder, JSON lines file or set of shards")
+        if len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers, not {list(self.betas)}")
+        if not 0 <= self.drop_captions < 1:
+            raise ValueError(f"drop_captions must be from 0 to below 1, not {self.drop_captions}")
+
+
+def load_plan(path: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
+    """The recipe in a YAML file, with `changes` such as "steps=50" or "lora.rank=8".
+
+    Raises ValueError naming any unknown, missing or wrong field.
+    """
+    try:
+        import yaml  # only training needs it
+    except ImportError as error:
+        raise ValueError('training needs more packages: pip install "janus-pro[train]"') from error
+    try:
+        values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    for change in changes:
+        field, equals, value = change.partition("=")
+        *outer, name = field.split(".")
+        inner = values
+        for key in outer:
+            inner = inner.setdefault(key, {}) if isinstance(inner, dict) else None
+        if not equals or not isinstance(inner, dict):
+            raise ValueError(
+                f"cannot set {change!r}; give a field of the recipe and its value, as in steps=50"
+            )
+        inner[name] = yaml.safe_load(value)
+    recipe: TrainRecipe = dataclass_from_dict(TrainRecipe, values, Path(path).name)
+    return recipe
