@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import JanusImageProcessor
 
 from janus.config import ImageConfig
-from janus.encoders.preprocess import load_image, preprocess, scaled_size
+from janus.encoders.preprocess import crop, load_image, preprocess, scaled_size
 
 # Made with the official VLMImageProcessor (deepseek-ai/Janus at 1daa72f, image_size=384, min_size=14) on
 # the pictures of `noise`.  Pillow 11: since 12.3 Pillow scales slim portraits in another order.
@@ -166,3 +166,13 @@ def test_damaged_files_raise_nothing_but_value_error(data: st.DataObject, file: 
     except ValueError:
         return
     assert loaded.mode == "RGB"
+
+
+def test_pictures_to_draw_are_cropped_around_their_middle() -> None:
+    wide = Image.new("RGB", (90, 30), (255, 0, 0))
+    wide.paste((0, 0, 255), (30, 0, 60, 30))
+    tall = wide.transpose(Image.Transpose.ROTATE_90)
+    blue = torch.tensor([-1.0, -1.0, 1.0])[:, None, None].expand(3, 24, 24)
+    for pixels in crop([wide, tall, wide.crop((30, 0, 60, 30))], 24):
+        middle = slice(3, -3)  # the filter blends at the cuts
+        torch.testing.assert_close(pixels[:, middle, middle], blue[:, middle, middle])
