@@ -295,6 +295,21 @@ def test_another_recipe_or_model_is_not_resumed(base: Path, data: Path, tmp_path
         train(plan)
 
 
+def test_a_run_that_could_not_begin_claims_nothing(base: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither a folder nor a hub id"):
+        train(recipe(tmp_path / "missing", data, tmp_path / "run"))
+    assert not list((tmp_path / "run").iterdir())
+    train(recipe(base, data, tmp_path / "run", steps=1))
+
+
+def test_a_result_without_its_card_is_written_again(base: Path, data: Path, tmp_path: Path) -> None:
+    plan = recipe(base, data, tmp_path / "run", steps=1)
+    card = train(plan) / "README.md"
+    card.unlink()
+    train(plan)
+    assert card.exists()
+
+
 def test_folders_of_others_are_left_alone(base: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear", encoding="utf-8")

@@ -60,7 +60,7 @@ class _Run:
     def __init__(self, recipe: TrainRecipe, parallel: Parallel) -> None:
         self.recipe, self.parallel = recipe, parallel
         self.folder = Path(recipe.out)
-        _claim(self.folder, recipe, parallel)
+        _check(self.folder, recipe, parallel)
         self.sources = _open(recipe.data)
         for one, (source, _) in zip(recipe.data, self.sources, strict=True):
             self._tell(f"{one.path}: {len(source):,} records")
@@ -122,18 +122,21 @@ class _Run:
 
     def go(self) -> Path:
         recipe, target = self.recipe, results.target(self.recipe)
-        if self.step >= recipe.steps and target.exists():
+        if self.step >= recipe.steps and (target / results.CARD).exists():  # the card is written last
             self._tell(f"finished already: {target}")
             return target
+        if self.parallel.first:
+            write_json(self.folder / _RECIPE, dataclasses.asdict(recipe))
         log = Log(self.folder, self._columns(), recipe.steps, self.step) if self.parallel.first else None
-        sums, since, load = self._nothing(), time.monotonic(), torch.zeros(0)
+        sums, since, first = self._nothing(), time.monotonic(), self.step
         scores: dict[str, float] = {}
         for step in islice(self.loader, recipe.steps - self.step):
             self.step += 1
             losses, gradient, load = self._learn(step)
             sums += losses
             if self.step % LOG_EVERY == 0 or self.step == recipe.steps:
-                values = self._values(sums, gradient, load, time.monotonic() - since)
+                seconds = (time.monotonic() - since) / (self.step - first)
+                values = self._values(sums, gradient, load, seconds)
                 if not math.isfinite(values["loss"]):
                     raise ValueError(
                         f"the loss is {values['loss']} at step {self.step}; begin again in another folder "
@@ -141,7 +144,7 @@ class _Run:
                     )
                 if log is not None:
                     log.write(self.step, values)
-                sums, since = self._nothing(), time.monotonic()
+                sums, since, first = self._nothing(), time.monotonic(), self.step
             settings = recipe.validation
             if settings is not None and (self.step % settings.every == 0 or self.step == recipe.steps):
                 scores = self._look(settings)
@@ -204,14 +207,14 @@ class _Run:
         return ["loss", "text", "image", *rates, *layers, "validation text", "validation image"]
 
     def _values(self, sums: Tensor, gradient: float, load: Tensor, seconds: float) -> dict[str, float]:
-        """A row of the log, from the sums of the last steps and the load of the last one."""
+        """A row of the log, from the sums of the last steps, the load of the last one, seconds for each."""
         text, image, text_tokens, image_tokens = self.parallel.sum(sums).tolist()
         values = {"loss": (text + image) / max(1, text_tokens + image_tokens)}
         values |= {"text": text / text_tokens} if text_tokens else {}
         values |= {"image": image / image_tokens} if image_tokens else {}
         values["gradient"] = gradient
         values["learning rate"] = self.recipe.learning_rate * schedule(self.recipe, self.step)
-        values["tokens/s"] = self.recipe.rows * self.recipe.row * LOG_EVERY / seconds
+        values["tokens/s"] = self.recipe.rows * self.recipe.row / seconds
         busiest = [float(layer.max() / layer.float().mean()) for layer in load]
         return values | {f"busiest expert, layer {i}": b for i, b in zip(self.balanced, busiest, strict=True)}
 
@@ -276,8 +279,8 @@ def _open(data: Sequence[DataRecipe]) -> list[tuple[Source, float]]:
     return [(open_source(one.path), one.weight) for one in data]
 
 
-def _claim(folder: Path, recipe: TrainRecipe, parallel: Parallel) -> None:
-    """Make the folder this recipe's, or find that it is.
+def _check(folder: Path, recipe: TrainRecipe, parallel: Parallel) -> None:
+    """Make sure that the folder can be written, and is new or this recipe's; it is claimed by the first step.
 
     Raises ValueError for a folder with something else in it, or with another run, naming what differs.
     """
@@ -293,8 +296,5 @@ def _claim(folder: Path, recipe: TrainRecipe, parallel: Parallel) -> None:
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} has something else in it; give the run a new folder with `out`")
-    parallel.wait()
-    if parallel.first:
-        check_folder(folder)
-        write_json(path, now)
+    check_folder(folder)
     parallel.wait()

@@ -21,6 +21,7 @@ from janus.train.parallel import Parallel
 from janus.train.plan import TrainRecipe
 
 MODEL, ADAPTER = "model", "adapter"  # in the run's folder
+CARD = "README.md"  # in either of them
 
 
 def target(recipe: TrainRecipe) -> Path:
@@ -46,7 +47,7 @@ def write(
             adapters.save(
                 folder, state, base=recipe.model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
             )
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
     parallel.wait()
     return folder
 
