@@ -36,6 +36,7 @@ class Batch:
     image_slots: Tensor | None = None  # (B, T) bool, N * P of them set
     codes: Tensor | None = None  # (M, K) long, drawn pictures; each code is asked for by the image loss
     code_slots: Tensor | None = None  # (B, T) bool, M * K of them set
+    code_weights: Tensor | None = None  # (M, K) of each code in the image loss; their mean should be 1
     positions: Tensor | None = None  # (B, T) long, restarting with each sample
     segments: Tensor | None = None  # (B, T) long, one number per sample, 0 for padding
 
@@ -146,7 +147,9 @@ class JanusModel(nn.Module):
             text = _cross_entropy(self.text_logits(before[asked]), batch.ids[:, 1:][asked])
         if batch.codes is not None and batch.code_slots is not None:
             asked = batch.code_slots[:, 1:]
-            image = _cross_entropy(self.image_logits(before[asked]), batch.codes.flatten())
+            image = _cross_entropy(
+                self.image_logits(before[asked]), batch.codes.flatten(), batch.code_weights
+            )
         balance = self.core.balance_loss() if self.training else nothing
         return Losses(text[0], image[0], text[1], image[1], balance)
 
@@ -159,6 +162,10 @@ def _fill(x: Tensor, slots: Tensor | None, vectors: Tensor, name: str) -> Tensor
     return x.masked_scatter(slots.unsqueeze(-1), vectors)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    total = F.cross_entropy(logits.float(), targets, reduction="sum")
+def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The sum over all targets, and how many they are."""
+    if weights is None:
+        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+    else:
+        total = F.cross_entropy(logits.float(), targets, reduction="none") @ weights.flatten()
     return total, torch.tensor(len(targets), device=logits.device)

@@ -94,6 +94,21 @@ def test_losses_are_cross_entropies_of_the_next_token(tiny: Tiny) -> None:
     torch.testing.assert_close(model(drawing).image, expected)
 
 
+@torch.no_grad()
+def test_codes_count_by_their_weights(tiny: Tiny) -> None:
+    model = tiny("tiny")
+    drawing = _drawing(model, 4)
+    assert drawing.codes is not None
+    even = model(drawing)
+    drawing.code_weights = torch.zeros(1, 16)
+    drawing.code_weights[0, 5] = 16.0
+    one = model(drawing)
+    logits = model.image_logits(model.hidden(drawing))[0, -12]
+    expected = -logits.log_softmax(-1)[drawing.codes[0, 5]]
+    torch.testing.assert_close(one.image, expected)
+    assert int(one.image_tokens) == int(even.image_tokens) == 16
+
+
 @pytest.mark.parametrize("preset", ["tiny", "tiny-v3"])
 def test_gradients_reach_every_part_that_is_trained(preset: str) -> None:
     model = JanusModel(PRESETS[preset]).train()

@@ -22,7 +22,7 @@ from janus.train import decoder as decoder_stage
 from janus.train import stages, tokenizer, vision
 from janus.train.batches import ROW, Samples, batches
 from janus.train.check import GROUPS, prompts
-from janus.train.codes import drawing_codes
+from janus.train.codes import drawing_codes, name_weights
 from janus.train.common import Average, Run, learning_rate
 from janus.train.judge import Judge, agrees
 from janus.train.packing import Sample, collate
@@ -57,8 +57,9 @@ def samples(world: World, words: TextTokenizer) -> Samples:
     config = dataclasses.replace(config, prompt=dataclasses.replace(config.prompt, use_system_prompt=False))
     codes = np.arange(6 * config.vq.tokens).reshape(6, -1).astype(np.int16) % config.vq.codes
     pool = np.arange(6)[:, None, None, None] + np.zeros((6, 32, 32, 3), np.uint8)
-    settings = ModelRecipe(steps=1, drop_prompt=0.0)
-    return Samples(config, settings, words, world, 0, codes, pool.astype(np.uint8), pool.astype(np.uint8))
+    settings = ModelRecipe(steps=1, tokens=4 * ROW, drop_prompt=0.0)
+    pool = pool.astype(np.uint8)
+    return Samples(config, settings, words, world, 0, codes, np.ones(codes.shape, np.float32), pool, pool)
 
 
 def test_the_shipped_recipe_is_the_shipped_model() -> None:
@@ -95,7 +96,7 @@ def test_average_follows_the_weights() -> None:
 
 
 def test_batches_hold_whole_samples_apart(samples: Samples) -> None:
-    batch = next(batches(samples, 4 * ROW, np.random.default_rng(0)))
+    batch = next(batches(samples, np.random.default_rng(0)))
     assert batch.segments is not None
     assert batch.positions is not None
     assert batch.learn is not None
@@ -126,19 +127,41 @@ def test_batches_hold_whole_samples_apart(samples: Samples) -> None:
 
 
 def test_dropped_prompts_are_those_of_guidance(samples: Samples) -> None:
-    samples.settings = dataclasses.replace(samples.settings, drawing_share=1.0, drop_prompt=1.0)
-    sample = samples.draw(np.random.default_rng(0))
+    samples.settings = dataclasses.replace(samples.settings, drop_prompt=1.0)
+    sample = samples.draw(np.random.default_rng(0), 1.0)
     words = samples.tokenizer
     prompt = sample.ids[: -samples.config.vq.tokens]
     assert (prompt[0], prompt[-1]) == (words.bos_id, words.begin_image_id)
     assert set(prompt[1:-1]) == {words.pad_id}
 
 
+def test_training_begins_with_drawing_alone(samples: Samples) -> None:
+    samples.settings = dataclasses.replace(samples.settings, only_drawing=2)
+    for step, questions in ((0, [False, False, True]), (1, [False, True, True])):
+        stream = batches(samples, np.random.default_rng(0), step)
+        assert [next(stream).pixels is not None for _ in range(3)] == questions
+
+
+def test_codes_that_names_decide_count_more(world: World) -> None:
+    scene = next(
+        s for s in (scene_at(world, "drawing", 0, i) for i in range(50)) if s.relation in ("above", "below")
+    )
+    places = [tuple(v * CELLS // world.size for v in thing.box[:2]) for thing in scene.things]
+    grid = np.full((CELLS, CELLS), 9, np.int16)
+    for x, y in places:
+        grid[y + 1, x : x + 2] = 5  # the things' own blocks begin with an empty row
+    weights = name_weights(grid.reshape(1, -1), [scene], world, 4.0).reshape(CELLS, CELLS)
+    heavy = {(x, y + 1) for x, y in places}
+    assert weights.mean() == pytest.approx(1, abs=1e-6)
+    for y, x in itertools.product(range(CELLS), repeat=2):
+        assert weights[y, x] / weights.min() == pytest.approx(4 if (x, y) in heavy else 1)
+
+
 def test_packing_does_not_change_the_losses(samples: Samples) -> None:
     """Samples that share rows give the sum of what each gives alone."""
     model = JanusModel(samples.config).eval()
     rng = np.random.default_rng(0)
-    drawn = [samples.draw(rng) for _ in range(6)]
+    drawn = [samples.draw(rng, 0.5) for _ in range(6)]
 
     def losses(rows: list[list[Sample]]) -> torch.Tensor:
         with torch.no_grad():

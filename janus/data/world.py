@@ -100,8 +100,7 @@ class World:
             sprites = [sprites[0]] * len(sprites)
         if relation is None:
             places = self.single_boxes(self.size)
-            large = rng.random() < 0.5
-            boxes = [places[int(rng.integers(1, len(places)))] if large else places[0]]
+            boxes = [places[int(rng.integers(len(places)))]]
         else:
             boxes = self.pair_boxes(self.size, relation, int(rng.choice(self.ACROSS)))
         return self._scene(names, colours, sprites, boxes, relation, background)
@@ -110,9 +109,8 @@ class World:
 
     @staticmethod
     def single_boxes(size: int) -> list[Box]:
-        """Where one thing to draw may be: in the middle, or larger in one of four places."""
-        places = [(1, 1, 6), (0, 0, 7), (1, 0, 7), (0, 1, 7), (1, 1, 7)]
-        return [_in_cells(size, x, y, edge) for x, y, edge in places]
+        """Where one thing to draw may be: in the middle, or in one of four corners."""
+        return [_in_cells(size, x, y, 6) for x, y in ((1, 1), (0, 0), (2, 0), (0, 2), (2, 2))]
 
     @staticmethod
     def pair_boxes(size: int, relation: Relation, across: int) -> list[Box]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from janus.tokenizers.text import TextTokenizer
 from janus.train.packing import Sample, collate
 from janus.train.recipe import ModelRecipe
 
-ROW = 256  # tokens of one row
+ROW = 320  # tokens of one row
 
 
 class Samples:
@@ -33,6 +34,7 @@ class Samples:
         world: World,
         seed: int,
         codes: np.ndarray,
+        weights: np.ndarray,
         seeing: np.ndarray,
         redrawn: np.ndarray,
     ) -> None:
@@ -42,13 +44,12 @@ class Samples:
         self.world = world
         self.seed = seed
         self.codes = codes
+        self.weights = weights  # of the codes in the loss
         self.seeing = seeing
         self.redrawn = redrawn  # the first drawings again, as the codes give them back
 
-    def draw(self, rng: np.random.Generator) -> Sample:
-        if rng.random() < self.settings.drawing_share:
-            return self._drawing(rng)
-        return self._question(rng)
+    def draw(self, rng: np.random.Generator, drawing_share: float) -> Sample:
+        return self._drawing(rng) if rng.random() < drawing_share else self._question(rng)
 
     def _drawing(self, rng: np.random.Generator) -> Sample:
         index = int(rng.integers(len(self.codes)))
@@ -58,7 +59,12 @@ class Samples:
             ids = unconditional(ids, self.tokenizer)
         codes = self.codes[index]
         ids = ids + [self.tokenizer.image_id] * len(codes)
-        return Sample(ids, [], codes=torch.from_numpy(codes.astype(np.int64)))
+        return Sample(
+            ids,
+            [],
+            codes=torch.from_numpy(codes.astype(np.int64)),
+            weights=torch.from_numpy(self.weights[index]),
+        )
 
     def _question(self, rng: np.random.Generator) -> Sample:
         own = rng.random() < self.settings.redrawn_share
@@ -78,15 +84,17 @@ class Samples:
         return Sample(ids, answers, pixels=as_pixels(pool[index : index + 1]))
 
 
-def batches(samples: Samples, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Batches of tokens / ROW rows, without end."""
+def batches(samples: Samples, rng: np.random.Generator, step: int = 0) -> Iterator[Batch]:
+    """The batches from this step on, without end; each has tokens / ROW rows."""
+    settings = samples.settings
     waiting: list[Sample] = []
-    while True:
+    for number in itertools.count(step):
+        drawing_share = 1.0 if number < settings.only_drawing else settings.drawing_share
         rows = []
-        for _ in range(tokens // ROW):
+        for _ in range(settings.tokens // ROW):
             row, room = [], ROW
             while True:
-                sample = waiting.pop() if waiting else samples.draw(rng)
+                sample = waiting.pop() if waiting else samples.draw(rng, drawing_share)
                 if len(sample.ids) > room:
                     waiting.append(sample)
                     break

@@ -34,13 +34,13 @@ class Schedule(Protocol):
 class Run:
     """A training run of so many steps.  All that it needs to go on after being killed lies in one file.
 
-    `parts` are its modules and its optimizer, under the names that they have in the file; `generator` is
-    the source of its randomness.  What an earlier, interrupted run left in the file is taken up at once.
-    Learning rates are those of the optimizer's groups times their `share`, if they have one.
+    `parts` are its modules and its optimizer, under the names that they have in the file; `generator`, if
+    given, is the source of its randomness.  What an earlier, interrupted run left in the file is taken up
+    at once.
     """
 
     def __init__(
-        self, path: Path, settings: Schedule, parts: dict[str, Any], generator: torch.Generator
+        self, path: Path, settings: Schedule, parts: dict[str, Any], generator: torch.Generator | None = None
     ) -> None:
         self.path, self.settings, self.parts, self.generator = path, settings, parts, generator
         self.step = 0
@@ -48,7 +48,8 @@ class Run:
             state = torch.load(path, weights_only=True)
             for name, part in parts.items():
                 part.load_state_dict(state[name])
-            generator.set_state(state["generator"])
+            if generator is not None:
+                generator.set_state(state["generator"])
             self.step = state["step"]
             print(f"resumed {path.name} at step {self.step} of {settings.steps}", flush=True)
         self._first, self._started = self.step, time.monotonic()
@@ -62,7 +63,7 @@ class Run:
         while self.step < settings.steps:
             for group in self.parts["optimizer"].param_groups:
                 rate = learning_rate(settings.learning_rate, self.step, settings.warmup, settings.steps)
-                group["lr"] = rate * group.get("share", 1.0)
+                group["lr"] = rate
             yield self.step + 1
             self.step += 1
             if self.step % 500 == 0 or self.step == settings.steps:
@@ -70,7 +71,9 @@ class Run:
 
     def keep(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        save(self.path, state | {"generator": self.generator.get_state(), "step": self.step})
+        if self.generator is not None:
+            state["generator"] = self.generator.get_state()
+        save(self.path, state | {"step": self.step})
 
     def pace(self, step: int) -> str:
         """ "0.27 s a step, 12.3 min left" """

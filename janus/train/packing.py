@@ -28,6 +28,7 @@ class Sample:
     pixels: Tensor | None = None  # (n, 3, S, S), prepared for understanding
     codes: Tensor | None = None  # (K,), standing for the last K ids ...
     drawing: Tensor | None = None  # ... or the picture to take them from, (3, S, S) in [-1, 1]
+    weights: Tensor | None = None  # (K,) of the codes in the loss; of all samples with codes or of none
 
 
 @dataclass
@@ -83,6 +84,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     pixels = [s.pixels for s in every if s.pixels is not None]
     given = [s.codes for s in every if s.codes is not None]
     drawings = [s.drawing for s in every if s.drawing is not None]
+    weights = [s.weights for s in every if s.weights is not None]
     assert not (given and drawings), "codes are either all given or all made from pictures"
     batch = Batch(
         ids=ids,
@@ -91,6 +93,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
         image_slots=image_slots if pixels else None,
         codes=torch.stack(given) if given else None,
         code_slots=code_slots if given or drawings else None,
+        code_weights=torch.stack(weights) if weights else None,
         positions=positions,
         segments=segments,
     )

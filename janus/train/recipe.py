@@ -50,20 +50,20 @@ class VisionRecipe:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The whole model's training, the image tokenizer frozen."""
+    """The training of all but the image tokenizer and the vision encoder, which come trained."""
 
     steps: int
     tokens: int = 4096  # per step, filled with whole samples
     learning_rate: float = 1.5e-3
-    vision_rate: float = 0.5  # of that, for the vision encoder, which comes trained
     warmup: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
-    drawing_share: float = 0.45  # of the samples
+    only_drawing: int = 0  # steps at the start without questions
+    drawing_share: float = 0.45  # of the samples after those
+    name_weight: float = 8.0  # in the loss, of the codes that only a caption's words can tell, beside others
     drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
     turns: int = 3  # questions about one picture, a conversation
     redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them
-    lessons: int = 40  # pictures of which the vision encoder goes on reading the patches, per step
     average: float = 0.995  # of the weights; what is kept is their moving average
 
 

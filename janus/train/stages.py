@@ -1,4 +1,4 @@
-"""Trains the whole model on drawing and on answering at once, the image tokenizer frozen."""
+"""Trains the model on drawing, then on drawing and answering at once; both image encoders are frozen."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from janus.data.art import load_sprites
 from janus.data.language import caption, question
 from janus.data.pool import pictures, scene_at
 from janus.data.world import World
+from janus.encoders.siglip import SiglipTower
 from janus.model import JanusModel
 from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train.batches import Samples, batches
-from janus.train.codes import drawing_codes
+from janus.train.codes import drawing_codes, name_weights
 from janus.train.common import Average, Run
 from janus.train.decoder import train_decoder
 from janus.train.recipe import ModelRecipe, Recipe
 from janus.train.tokenizer import load_tokenizer
-from janus.train.vision import CHECKPOINT as VISION
-from janus.train.vision import Lessons, PatchReader
+from janus.train.vision import load_tower
 
 CHECKPOINT = "model.pt"
 WORDS = "words"  # in the work folder: the text tokenizer
@@ -43,42 +43,36 @@ def train_model(recipe: Recipe, work: Path) -> None:
     seeing = pictures(world, "seeing", seed, recipe.work.scenes, work)
     codes = drawing_codes(recipe, world, image_tokenizer, work)
     redrawn = redrawn_pictures(codes, image_tokenizer, work)
-    samples = Samples(config, settings, tokenizer, world, seed, codes, seeing, redrawn)
+    scenes = [scene_at(world, "drawing", seed, i) for i in range(len(codes))]
+    weights = name_weights(codes, scenes, world, settings.name_weight)
+    samples = Samples(config, settings, tokenizer, world, seed, codes, weights, seeing, redrawn)
 
-    model = new_model(config, image_tokenizer, seed)
-    lessons = Lessons(recipe, world, model.vision_model, work)
-    lessons.reader.load_state_dict(torch.load(work / VISION, weights_only=True)["reader"])
-    optimizer = torch.optim.AdamW(_groups(model, lessons.reader, settings), lr=0.0, betas=(0.9, 0.95))
+    model = new_model(config, image_tokenizer, load_tower(config.vision, work), seed)
+    optimizer = torch.optim.AdamW(_groups(model, settings), lr=0.0, betas=(0.9, 0.95))
     average = Average(model, settings.average)
-    parts = {
-        "model": model,
-        "reader": lessons.reader,
-        "average": average.model,
-        "optimizer": optimizer,
-    }
-    run = Run(work / CHECKPOINT, settings, parts, lessons.generator)
-    stream = batches(samples, settings.tokens, np.random.default_rng((seed, run.step)))
+    parts = {"model": model, "average": average.model, "optimizer": optimizer}
+    run = Run(work / CHECKPOINT, settings, parts)
+    stream = batches(samples, np.random.default_rng((seed, run.step)), run.step)
 
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    history: list[tuple[float, float, float]] = []
+    history: list[tuple[float, float]] = []
     for step in run.steps():
         losses = model(next(stream))
         optimizer.zero_grad()
         # Each kind's mean counts the same: an answer has a few tokens, a picture 64 codes.
-        lesson, share = lessons.loss(settings.lessons)
-        (losses.text + losses.image + losses.balance + 0.5 * lesson).backward()
+        (losses.text + losses.image + losses.balance).backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimizer.step()
         core = model.language_model.model
         core.update_expert_bias(core.expert_counts())
         average.update(model, step - 1)
-        history.append((losses.text.item(), losses.image.item(), share.item()))
+        history.append((losses.text.item(), losses.image.item()))
         if step % 200 == 0:
-            text, image, patches = np.mean(history, axis=0)
+            text, image = np.mean(history, axis=0)
             load = core.expert_counts().max(dim=1).values.sum() / core.expert_counts().sum()
             print(
-                f"step {step}: text {text:.3f}, image {image:.3f}, patches {patches:.1%}, "
+                f"step {step}: text {text:.3f}, image {image:.3f}, "
                 f"busiest expert {load:.2f}, {run.pace(step)}",
                 flush=True,
             )
@@ -128,35 +122,27 @@ def redrawn_pictures(codes: np.ndarray, tokenizer: VqTokenizer, work: Path, coun
     return np.asarray(np.load(path))
 
 
-def new_model(config: JanusConfig, image_tokenizer: VqTokenizer, seed: int) -> JanusModel:
-    """An untrained model around a trained image tokenizer, whose codebook starts the code embedding."""
+def new_model(config: JanusConfig, image_tokenizer: VqTokenizer, tower: SiglipTower, seed: int) -> JanusModel:
+    """An untrained model around trained encoders; the codebook starts the code embedding."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = JanusModel(config)
     init_weights(model.language_model, torch.Generator().manual_seed(seed))
     model.gen_vision_model.load_state_dict(image_tokenizer.state_dict())
-    model.gen_vision_model.requires_grad_(False)
+    model.vision_model.load_state_dict(tower.state_dict())
+    for part in (model.gen_vision_model, model.vision_model):
+        part.requires_grad_(False)
     with torch.no_grad():
         model.gen_embed.weight.copy_(image_tokenizer.quantize.rows())
     return model
 
 
-def _groups(model: JanusModel, reader: PatchReader, settings: ModelRecipe) -> list[dict[str, Any]]:
-    """Matrices decay, vectors and embeddings do not; the vision encoder learns more slowly.
-
-    The pooling head of SigLIP is left out: Janus never uses it.
-    """
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and "attn_pool" not in name:
-            decays = parameter.ndim >= 2 and "embed" not in name
-            groups.setdefault((decays, name.startswith("vision_model")), []).append(parameter)
-    groups[True, False] += [*reader.kind.parameters(), *reader.colour.parameters()]
+def _groups(model: JanusModel, settings: ModelRecipe) -> list[dict[str, Any]]:
+    """Matrices decay, vectors and embeddings do not."""
+    learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decays = [p for name, p in learns if p.ndim >= 2 and "embed" not in name]
+    others = [p for name, p in learns if p.ndim < 2 or "embed" in name]
     return [
-        {
-            "params": parameters,
-            "weight_decay": settings.weight_decay if decays else 0.0,
-            "share": settings.vision_rate if vision else 1.0,
-        }
-        for (decays, vision), parameters in groups.items()
+        {"params": decays, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]

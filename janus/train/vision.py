@@ -93,6 +93,14 @@ def train_vision(recipe: Recipe, work: Path) -> None:
             shares.clear()
 
 
+def load_tower(config: VisionConfig, work: Path) -> SiglipTower:
+    """The encoder that training left."""
+    tower = SiglipTower(config)
+    state = torch.load(work / CHECKPOINT, weights_only=True)["reader"]
+    tower.load_state_dict({k.removeprefix("tower."): v for k, v in state.items() if k.startswith("tower.")})
+    return tower
+
+
 def labels(world: World, scenes: list[Scene], config: VisionConfig) -> tuple[Tensor, Tensor]:
     """Kinds and colours of each scene's patches, both (scenes, P); a patch shows the thing in its middle."""
     grid, patch = config.image_size // config.patch_size, config.patch_size
