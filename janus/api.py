@@ -348,7 +348,8 @@ class Janus:
     def decode_images(self, codes: Tensor) -> list[Image.Image]:
         """Codes (N, tokens) to pictures.  Raises ValueError for a wrong shape or a code out of range."""
         vq = self.model.gen_vision_model
-        pixels = torch.cat([vq.decode(c).float().cpu() for c in codes.to(self.model.device).split(8)])
+        # One by one: a batch is rounded otherwise, and a picture must not depend on what is drawn beside it.
+        pixels = torch.cat([vq.decode(c).float().cpu() for c in codes.to(self.model.device).split(1)])
         values = ((pixels + 1) / 2 * 255).clamp(0, 255).byte()  # truncates, as the official script does
         return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in values]
 

@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(verbs)
     _add_convert(verbs)
     _add_train(verbs)
+    _add_eval(verbs)
     return parser
 
 
@@ -288,8 +289,9 @@ def _add_train(verbs: Any) -> None:
         verbs,
         "train",
         _train,
-        "Train a model on your own pictures, captions and conversations, as a recipe says.",
+        "Train a model, or an image tokenizer, on your own pictures and texts, as a recipe says.",
         "  janus train recipes/finetune.yaml\n"
+        "  janus train recipes/tokenizer.yaml\n"
         "  janus train recipes/finetune.yaml --set steps=50 --set out=runs/try\n"
         "  torchrun --nproc-per-node 8 -m janus train recipes/finetune.yaml      (one process per GPU)\n\n"
         "A run that was stopped goes on from its last state when the same command is given again.",
@@ -306,10 +308,31 @@ def _add_train(verbs: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from janus.train.loop import train
-    from janus.train.plan import load_plan
+    from janus.train.kinds import train
 
-    train(load_plan(options.recipe, options.set), options.device)
+    train(options.recipe, options.set, options.device)
+
+
+# -- eval ---------------------------------------------------------------------------------------
+
+
+def _add_eval(verbs: Any) -> None:
+    from janus.eval.command import add_commands
+
+    verb = _verb(
+        verbs,
+        "eval",
+        _eval,
+        "Run a benchmark: raw answers first, which resumes when stopped, then scores.",
+        "  janus eval geneval --fixture --out runs/geneval\n  janus eval score runs/geneval --mode fixed",
+    )
+    add_commands(verb, _model_options)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from janus.eval.command import run
+
+    run(options, _load, _progress)
 
 
 if __name__ == "__main__":

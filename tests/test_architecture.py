@@ -20,6 +20,7 @@ FLOORS = [
     {"generation"},
     {"api", "info", "gallery"},
     {"data"},
+    {"eval"},
     {"train"},
     {"cli"},
     {"__main__"},

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from janus.data.records import BadRecord, Picture, Record, Skipped
+from janus.data.records import BadRecord, Record, Skipped, StoredPicture
 from janus.data.sources import Source, open_source
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -438,7 +438,7 @@ fields = ["image", "images", "caption", "text", "question", "answer", "messages"
 def test_any_line_is_a_record_or_a_bad_one(tmp_path: Path, line: Any) -> None:
     with suppress(BadRecord):
         record = only(tmp_path, line)
-        assert all(isinstance(picture, Picture) for picture in record.images)
+        assert all(isinstance(picture, StoredPicture) for picture in record.images)
 
 
 def test_threads_and_processes_may_share_a_source(folder: Path) -> None:

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 from PIL import Image
 
 from janus.encoders.preprocess import load_image
@@ -47,9 +48,16 @@ class BadRecord(ValueError):  # noqa: N818 (it is met by the thousand, and skipp
         return f"{self.name}: {self.reason}: {self.detail[:500]}"  # it may quote a line of megabytes
 
 
+class Picture(Protocol):
+    """A picture not yet read."""
+
+    def load(self) -> Image.Image:
+        """The picture in RGB.  Raises BadRecord if it cannot be had."""
+
+
 @dataclass(frozen=True)
-class Picture:
-    """A picture not yet read: a file or a part of one."""
+class StoredPicture:
+    """A file, or a part of one."""
 
     record: str  # the name of the record that it belongs to
     name: str  # its own
@@ -58,7 +66,7 @@ class Picture:
     size: int = -1  # up to the end
 
     def load(self) -> Image.Image:
-        """The picture in RGB.  Raises BadRecord if it is missing, damaged, too large or no picture."""
+        """Raises BadRecord if it is missing, damaged, too large or no picture."""
         try:
             return load_image(read_bytes(self.path, self.offset, self.size))
         except FileNotFoundError as error:
@@ -76,7 +84,24 @@ class Record:
     caption: str | None = None  # what to draw
     messages: tuple[Message, ...] = ()  # a conversation, the last turn the assistant's
     text: str | None = None  # to continue
-    images: tuple[Picture, ...] = ()  # of the messages in their order, or the one to draw
+    images: tuple[Picture, ...] = ()  # of the messages in their order, or the one to draw ...
+    codes: np.ndarray | None = None  # ... or its codes (K,), already made
+    weights: np.ndarray | None = None  # (K,) float32: how much each code counts in the loss, 1 on average
+
+
+class Records(Protocol):
+    """Records by number, in an order that never changes."""
+
+    unusable: Skipped  # what was found wrong when it was opened
+
+    @property
+    def kinds(self) -> frozenset[Kind]: ...
+    def of_kind(self, kind: Kind) -> np.ndarray:
+        """The numbers of the records of this kind, rising."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Record:
+        """Raises BadRecord for one that cannot be used."""
 
 
 @dataclass

@@ -26,7 +26,18 @@ from pathlib import Path
 import numpy as np
 
 from janus.checkpoints.files import some
-from janus.data.records import KINDS, BadRecord, Kind, Picture, Record, Skipped, parse, read_bytes, record_of
+from janus.data.records import (
+    KINDS,
+    BadRecord,
+    Kind,
+    Picture,
+    Record,
+    Skipped,
+    StoredPicture,
+    parse,
+    read_bytes,
+    record_of,
+)
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _BLOCK = 512  # bytes, of a tar file
@@ -160,7 +171,7 @@ class _Lines:
             if Path(path).is_absolute() or ".." in Path(path).parts:
                 detail = f"{path}; paths start at {self._path.parent} and have no '..'"
                 raise BadRecord(name, "path outside the folder", detail)
-            return Picture(name, path, self._path.parent / path)
+            return StoredPicture(name, path, self._path.parent / path)
 
         return record_of(parse(raw, name), name, find, [])
 
@@ -194,8 +205,8 @@ class _Stems:
         if _suffix(first) in _PICTURES:
             raise BadRecord(name, "no text", "a picture needs a .txt or .json of the same name beside it")
         raw = read_bytes(self._where(first), offset, size)
-        pictures = {
-            file.rpartition("/")[2]: Picture(name, file, self._where(file), offset, size)
+        pictures: dict[str, Picture] = {
+            file.rpartition("/")[2]: StoredPicture(name, file, self._where(file), offset, size)
             for file, offset, size in group[1:]
         }
 

@@ -28,7 +28,7 @@ class Sample:
     pixels: Tensor | None = None  # (n, 3, S, S), prepared for understanding
     codes: Tensor | None = None  # (K,), standing for the last K ids ...
     drawing: Tensor | None = None  # ... or the picture to take them from, (3, S, S) in [-1, 1]
-    weights: Tensor | None = None  # (K,) of the codes in the loss; of all samples with codes or of none
+    weights: Tensor | None = None  # (K,) of the codes in the loss, 1 on average; without it all alike
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Packed:
     """A batch, and the pictures whose codes it still lacks."""
 
     batch: Batch
-    drawings: Tensor | None = None  # (M, 3, S, S)
+    drawings: Tensor | None = None  # (L, 3, S, S)
+    lacking: tuple[int, ...] = ()  # which L of the batch's M drawn pictures they are
 
     def to(self, device: torch.device, vq: VqTokenizer) -> Batch:
         """The whole batch on the device that trains; `vq` turns the drawings into codes there."""
@@ -49,7 +50,10 @@ class Packed:
             with torch.no_grad():
                 weight = vq.quant_conv.weight
                 parts = self.drawings.split(16)
-                batch.codes = torch.cat([vq.encode(part.to(weight.device, weight.dtype)) for part in parts])
+                made = [vq.encode(part.to(weight.device, weight.dtype)) for part in parts]
+                assert batch.codes is not None
+                batch.codes = batch.codes.clone()
+                batch.codes[list(self.lacking)] = torch.cat(made)
         return batch
 
     @property
@@ -82,19 +86,22 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
             start = end
     every = [sample for row in rows for sample in row]
     pixels = [s.pixels for s in every if s.pixels is not None]
-    given = [s.codes for s in every if s.codes is not None]
-    drawings = [s.drawing for s in every if s.drawing is not None]
-    weights = [s.weights for s in every if s.weights is not None]
-    assert not (given and drawings), "codes are either all given or all made from pictures"
+    drawn = [s for s in every if s.codes is not None or s.drawing is not None]
+    drawings = [s.drawing for s in drawn if s.drawing is not None]
+    weighted = any(s.weights is not None for s in drawn)
+    even, unknown = torch.ones(codes), torch.zeros(codes, dtype=torch.long)
     batch = Batch(
         ids=ids,
         learn=learn,
         pixels=torch.cat(pixels) if pixels else None,
         image_slots=image_slots if pixels else None,
-        codes=torch.stack(given) if given else None,
-        code_slots=code_slots if given or drawings else None,
-        code_weights=torch.stack(weights) if weights else None,
+        codes=torch.stack([unknown if s.codes is None else s.codes for s in drawn]) if drawn else None,
+        code_slots=code_slots if drawn else None,
+        code_weights=torch.stack([even if s.weights is None else s.weights for s in drawn])
+        if weighted
+        else None,
         positions=positions,
         segments=segments,
     )
-    return Packed(batch, torch.stack(drawings) if drawings else None)
+    lacking = tuple(i for i, s in enumerate(drawn) if s.drawing is not None)
+    return Packed(batch, torch.stack(drawings) if drawings else None, lacking)

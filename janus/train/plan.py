@@ -9,18 +9,32 @@ from typing import Any, Literal
 
 from janus.config import dataclass_from_dict
 from janus.data.records import Kind
+from janus.data.scene_source import ScenesRecipe
+from janus.train.fresh import NewModel
 from janus.train.lora import LoraRecipe
 
+EMBEDDED = "embedded"  # a recipe's word for the model that ships with the package
+MODEL = "model"  # the kind of recipe here, and of one that does not say its `kind`
 Part = Literal["vision", "aligner", "gen_aligner", "gen_head", "core"]
 
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """A folder, JSON lines file or set of shards (see `janus.data.sources`)."""
+    """A folder, JSON lines file or set of shards (see `janus.data.sources`), or scenes made on the fly."""
 
-    path: str
+    path: str | None = None
+    scenes: ScenesRecipe | None = None
     weight: float = 1.0  # beside other sources of the same kind
     licence: str = "not stated"  # for the model card
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.scenes is None):
+            raise ValueError("a source of data has either a path or scenes")
+
+    @property
+    def title(self) -> str:
+        """What logs and the model card call it."""
+        return self.path if self.path is not None else str(self.scenes)
 
 
 @dataclass(frozen=True)
@@ -49,11 +63,12 @@ class ValidationRecipe:
 class TrainRecipe:
     """A training run.  A step takes `rows` rows of `row` tokens from all devices together."""
 
-    model: str  # where it begins: "embedded", a folder or a hub id
     out: str  # folder of the run: its state, logs, pictures and, at the end, the model or adapter
     data: tuple[DataRecipe, ...]
     mixture: Mixture
     steps: int
+    model: str | None = None  # where it begins: "embedded", a folder or a hub id ...
+    new: NewModel | None = None  # ... or an untrained one
     row: int = 1024
     rows: int = 8
     micro_rows: int = 1  # rows that one device takes at once
@@ -66,6 +81,7 @@ class TrainRecipe:
     betas: tuple[float, ...] = (0.9, 0.95)
     weight_decay: float = 0.0
     clip: float = 1.0  # largest norm of the gradient
+    text_weight: float = 1.0  # of a text token in the loss, beside a code
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
@@ -79,6 +95,10 @@ class TrainRecipe:
         for name in ("steps", "row", "rows", "micro_rows", "keep_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if (self.model is None) == (self.new is None):
+            raise ValueError("a recipe has either a model to begin from or a new one")
+        if self.new is not None and self.lora is not None:
+            raise ValueError("an adapter needs a trained model; train a new one whole")
         if not self.data:
             raise ValueError("data is empty; name at least one folder, JSON lines file or set of shards")
         if len(self.betas) != 2:
@@ -88,9 +108,21 @@ class TrainRecipe:
 
 
 def load_plan(path: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
-    """The recipe in a YAML file, with `changes` such as "steps=50" or "lora.rank=8".
+    """The recipe of a model in a YAML file, with `changes` such as "steps=50" or "lora.rank=8".
 
     Raises ValueError naming any unknown, missing or wrong field.
+    """
+    kind, values = read_recipe(path, changes)
+    if kind != MODEL:
+        raise ValueError(f"{path} is the recipe of a {kind}, not of a {MODEL}")
+    recipe: TrainRecipe = dataclass_from_dict(TrainRecipe, values, Path(path).name)
+    return recipe
+
+
+def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+    """What kind of thing the recipe in a YAML file trains, and its other fields, with `changes`.
+
+    Raises ValueError where the file cannot be read or is no recipe.
     """
     try:
         import yaml  # only training needs it
@@ -113,5 +145,6 @@ def load_plan(path: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
                 f"cannot set {change!r}; give a field of the recipe and its value, as in steps=50"
             )
         inner[name] = yaml.safe_load(value)
-    recipe: TrainRecipe = dataclass_from_dict(TrainRecipe, values, Path(path).name)
-    return recipe
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not a recipe: it has no fields, only {values!r}")
+    return values.pop("kind", MODEL), values

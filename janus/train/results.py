@@ -19,6 +19,7 @@ from janus.model import JanusModel
 from janus.train.lora import adapter_state
 from janus.train.parallel import Parallel
 from janus.train.plan import TrainRecipe
+from janus.train.vq_recipe import TokenizerRecipe
 
 MODEL, ADAPTER = "model", "adapter"  # in the run's folder
 CARD = "README.md"  # in either of them
@@ -45,7 +46,7 @@ def write(
         else:
             lora = recipe.lora
             adapters.save(
-                folder, state, base=recipe.model, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
+                folder, state, base=str(recipe.model), rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout
             )
         (folder / CARD).write_text(card, encoding="utf-8")
     parallel.wait()
@@ -63,7 +64,7 @@ def _gathered(state: dict[str, Tensor], parallel: Parallel) -> dict[str, Tensor]
 
 
 def model_card(
-    recipe: TrainRecipe,
+    recipe: TrainRecipe | TokenizerRecipe,
     records: Sequence[tuple[str, int, str]],
     seen: dict[str, int],
     scores: dict[str, float],
@@ -75,7 +76,7 @@ def model_card(
     lines = [
         f"# {Path(recipe.out).name}",
         "",
-        f"Trained from `{recipe.model}` with janus.",
+        "Trained " + ("from nothing" if recipe.model is None else f"from `{recipe.model}`") + " with janus.",
         "",
         "| data | records | licence |",
         "|---|---|---|",

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from janus.config import JanusConfig
-from janus.data.records import KINDS, BadRecord, Kind, Picture, Record, Skipped
-from janus.data.sources import Source
+from janus.data.records import KINDS, BadRecord, Kind, Picture, Record, Records, Skipped
 from janus.encoders.preprocess import crop, preprocess
 from janus.tokenizers.chat import (
     answer_ids,
@@ -38,12 +38,19 @@ class Draft:
     ids: list[int]
     learn: list[tuple[int, int]]
     images: Sequence[Picture] = ()  # to understand
-    drawing: Picture | None = None  # to draw
+    drawing: Picture | None = None  # to draw ...
+    codes: np.ndarray | None = None  # ... or its codes, already made, (K,)
+    weights: np.ndarray | None = None  # (K,) of the codes in the loss
 
     def load(self, config: JanusConfig) -> Sample:
         """Raises BadRecord for a picture that cannot be read."""
+        weights = None if self.weights is None else torch.from_numpy(self.weights)
+        if self.codes is not None:
+            codes = torch.from_numpy(self.codes.astype(np.int64))
+            return Sample(self.ids, self.learn, codes=codes, weights=weights)
         if self.drawing is not None:
-            return Sample(self.ids, self.learn, drawing=crop([self.drawing.load()], config.vq.image_size)[0])
+            pixels = crop([self.drawing.load()], config.vq.image_size)[0]
+            return Sample(self.ids, self.learn, drawing=pixels, weights=weights)
         if not self.images:
             return Sample(self.ids, self.learn)
         return Sample(self.ids, self.learn, pixels=preprocess([p.load() for p in self.images], config.image))
@@ -72,7 +79,8 @@ class Writer:
         if rng.random() < self.drop:
             ids = unconditional(ids, self.tokenizer)
         ids = ids + [self.tokenizer.image_id] * self.config.vq.tokens
-        return Draft(record.name, ids, [], drawing=record.images[0])
+        drawing = record.images[0] if record.codes is None else None
+        return Draft(record.name, ids, [], drawing=drawing, codes=record.codes, weights=record.weights)
 
     def _text(self, record: Record) -> Draft:
         assert record.text is not None
@@ -103,12 +111,12 @@ class Part:
     """The records of one kind in one source, and their share of all samples."""
 
     kind: Kind
-    source: Source
+    source: Records
     indices: np.ndarray  # of its records of this kind
     share: float
 
 
-def mix(sources: Sequence[tuple[Source, float]], mixture: Mapping[Kind, float]) -> list[Part]:
+def mix(sources: Sequence[tuple[Records, float]], mixture: Mapping[Kind, float]) -> list[Part]:
     """The parts of weighted sources.  `mixture` is the share of each kind, weights divide it among sources.
 
     Raises ValueError where the mixture asks for a kind that no source has, or leaves nothing.

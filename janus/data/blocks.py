@@ -1,0 +1,106 @@
+"""Codes to draw tidy scenes with: local, and the same wherever a thing stands.
+
+An image tokenizer's encoder looks at the whole picture, so that even an empty corner is coded by what
+stands elsewhere; to predict such codes is to learn by heart.  Here each thing is coded once, alone, as a
+block of cells, and a scene is its blocks on a background of one code.  The decoder is trained on such
+codes too and paints the right background between a thing's edges.
+
+Shapes: K codes of a picture, rows first, CELLS along a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from janus.data.scenes import CELLS, TIDY_BACKGROUNDS, Background, Scene, SceneMaker, Thing, block
+from janus.tokenizers.image import VqTokenizer
+
+EMPTY = -1  # a cell of a block that shows only background
+_SCENES = 32  # that tell the code of a background
+
+
+class Blocks:
+    """The codes of everything that tidy scenes show, made when they are first asked for.
+
+    Raises ValueError for a tokenizer whose codes are not on the grid that things stand on, or whose
+    pictures have another size.
+    """
+
+    def __init__(self, maker: SceneMaker, tokenizer: VqTokenizer) -> None:
+        config = tokenizer.config
+        if (config.grid, config.image_size) != (CELLS, maker.size):
+            raise ValueError(
+                f"things to draw stand on {CELLS} × {CELLS} cells of pictures with {maker.size} pixels; the "
+                f"image tokenizer has {config.grid} × {config.grid} codes for {config.image_size} pixels"
+            )
+        self.maker, self.tokenizer = maker, tokenizer
+        self._blocks: dict[tuple[int, str | None, int], np.ndarray] = {}
+        self._lock = Lock()
+
+    def codes(self, scene: Scene) -> np.ndarray:
+        """The codes of a tidy scene, (K,) int64."""
+        grid = np.full((CELLS, CELLS), self._backgrounds[scene.background])
+        for thing in scene.things:
+            x, y, edge = block(thing, self.maker.size)
+            own = self._block(thing, edge)
+            part = grid[y : y + edge, x : x + edge]
+            part[own != EMPTY] = own[own != EMPTY]
+        return grid.flatten()
+
+    def weights(self, scene: Scene, weight: float) -> np.ndarray:
+        """How much each code should count in the loss, (K,) float32 with a mean of 1.
+
+        All that a thing's name and colour can tell, the first cell of its block needs; the others follow
+        from those before them.  That cell counts `weight` times as much, or its one loss in K would be
+        learnt last.
+        """
+        weights = np.ones((CELLS, CELLS), np.float32)
+        for thing in scene.things:
+            x, y, edge = block(thing, self.maker.size)
+            down, along = np.argwhere(self._block(thing, edge) != EMPTY)[0]
+            weights[y + down, x + along] = weight
+        return weights.flatten() / weights.mean()
+
+    @cached_property
+    def _backgrounds(self) -> dict[Background, int]:
+        """For each background the code that pictures with it show most often."""
+        found = {}
+        for background in TIDY_BACKGROUNDS:
+            scenes = [replace(self.maker.at("tidy", 0, i), background=background) for i in range(_SCENES)]
+            found[background] = int(self._encode(scenes).flatten().mode().values)
+        return found
+
+    def _block(self, thing: Thing, edge: int) -> np.ndarray:
+        """The codes of a thing, (edge, edge), coded alone in the middle of a plain picture."""
+        key = (thing.sprite, thing.colour, edge)
+        with self._lock:
+            if key not in self._blocks:
+                self._blocks[key] = self._coded(thing, edge)
+            return self._blocks[key]
+
+    def _coded(self, thing: Thing, edge: int) -> np.ndarray:
+        start = (CELLS - edge) // 2
+        alone = self.maker.placed(thing.name, thing.sprite, thing.colour, start, start, edge)
+        scene = Scene((alone,), TIDY_BACKGROUNDS[0], None)
+        codes = self._encode([scene])[0].view(CELLS, CELLS).numpy()
+        cell = self.maker.size // CELLS
+        empty = self.maker.render(Scene((), TIDY_BACKGROUNDS[0], None))
+        drawn = (self.maker.render(scene) != empty).any(-1).reshape(CELLS, cell, CELLS, cell).any((1, 3))
+        return np.where(drawn, codes, EMPTY)[start : start + edge, start : start + edge]
+
+    @torch.inference_mode()
+    def _encode(self, scenes: Sequence[Scene]) -> Tensor:
+        """Of pictures of these scenes, (N, K)."""
+        return self.tokenizer.encode(as_pixels(np.stack([self.maker.render(scene) for scene in scenes])))
+
+
+def as_pixels(pictures: np.ndarray) -> Tensor:
+    """(N, S, S, 3) uint8 to (N, 3, S, S) in [-1, 1], what both image encoders take."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,130 @@
+"""Drawings made ready for a scene: painted, mirrored, turned and scaled to their boxes.
+
+Scenes with free sizes and angles hardly ever ask for the same picture twice, so the way there must be
+short: a drawing's painted part and shading are worked out once, in its whole size and in half of it, and
+painting is then a look-up in a table of the colour's shades.  Unturned drawings, all of those in tidy
+scenes among them, are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+from PIL import Image
+
+from janus.data.art import Sprite
+from janus.data.layouts import Shape
+from janus.data.paint import oklab, painted_part, recolour, things_table
+
+SEEN = 16  # alpha, from which a pixel counts as drawn on
+KEPT = 4096  # fitted drawings, about 30 MB
+
+
+class Drawings:
+    """The sprites by index.  Copies, also those that go to other processes, start without kept pictures."""
+
+    def __init__(self, sprites: Sequence[Sprite]) -> None:
+        self.sprites = list(sprites)
+        self.fit = lru_cache(KEPT)(self.turned)
+        self.shape = cache(self._shape)
+        self.colours = lru_cache(2 * KEPT)(self._colours)
+        self._pixels = cache(self._pixels_in)
+        self._painted = cache(self._painted_in)
+
+    def __reduce__(self) -> tuple[type[Drawings], tuple[list[Sprite]]]:
+        return Drawings, (self.sprites,)
+
+    def turned(
+        self,
+        sprite: int,
+        colour: str | None,
+        size: tuple[int, int],
+        mirrored: bool = False,
+        angle: float = 0.0,
+    ) -> Image.Image:
+        """RGBA, of the size (width, height), turned counter-clockwise by `angle` degrees after mirroring.
+
+        `fit` does the same and keeps the picture for the next time.
+        """
+        half = max(size) <= max(self.sprites[sprite].pixels.shape) // 2
+        picture = Image.fromarray(self._paint(sprite, colour, half))
+        if mirrored:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if angle:
+            picture = picture.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+            picture = picture.crop(_seen(picture.getchannel("A")).getbbox())
+        return picture.resize(size, Image.Resampling.LANCZOS)
+
+    def _shape(self, sprite: int, angle: float = 0.0, mirrored: bool = False) -> Shape:
+        """What a drawing's tight box looks like."""
+        if mirrored:  # mirrored and then turned is turned the other way and then mirrored
+            return self.shape(sprite, -angle % 360)
+        alpha = Image.fromarray(np.ascontiguousarray(self.sprites[sprite].pixels[..., 3]))
+        if angle:
+            alpha = alpha.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+            alpha = alpha.crop(_seen(alpha).getbbox())
+        return Shape(alpha.width, alpha.height, float((np.asarray(alpha) > 127).mean()))
+
+    def _colours(self, sprite: int, colour: str | None) -> np.ndarray:
+        """A sample of a drawing's pixels, (n, 3) int16, n at most 100."""
+        pixels = self._paint(sprite, colour, half=True)
+        step = max(1, max(pixels.shape) // 10)
+        sample = pixels[step // 2 :: step, step // 2 :: step].reshape(-1, 4)
+        solid = sample[sample[:, 3] > 127, :3].astype(np.int16)
+        return solid if len(solid) else pixels[pixels[..., 3] > 127][:100, :3].astype(np.int16)
+
+    def _paint(self, sprite: int, colour: str | None, half: bool) -> np.ndarray:
+        """`janus.data.paint.recolour`, but for rounding: (h, w, 4) uint8."""
+        pixels = self._pixels(sprite, half)
+        if colour is None:
+            return pixels
+        part, shade = self._painted(sprite, half)
+        rgb = pixels[..., :3].astype(np.float32)
+        rgb += (_shades(colour)[shade] - rgb) * (part[..., None] / np.float32(255))
+        return np.dstack([(rgb + 0.5).astype(np.uint8), pixels[..., 3]])
+
+    def _pixels_in(self, sprite: int, half: bool) -> np.ndarray:
+        pixels = self.sprites[sprite].pixels
+        return _halved(pixels) if half else pixels
+
+    def _painted_in(self, sprite: int, half: bool) -> tuple[np.ndarray, np.ndarray]:
+        """How much each pixel is painted, and which row of a colour's table it takes: (h, w) uint8 both."""
+        if half:
+            part, shade = self._painted(sprite, False)
+            return _halved(part), _halved(shade)
+        pixels, name = self.sprites[sprite].pixels, self.sprites[sprite].name
+        part = painted_part(pixels, tuple(things_table()["classes"][name].get("paint", ())))
+        lightness = oklab(pixels[..., :3])[..., 0]
+        inside = part * (pixels[..., 3] > 128) > 0.5
+        middle = np.median(lightness[inside]) if inside.any() else 0.5
+        steps = _greys() - _greys()[_MIDDLE]
+        shade = np.searchsorted((steps[1:] + steps[:-1]) / 2, lightness - middle).astype(np.uint8)
+        return (255 * part).round().astype(np.uint8), shade
+
+
+_MIDDLE = 127  # of 255 greys
+
+
+@cache
+def _greys() -> np.ndarray:
+    """The lightness of 255 greys, (255,)."""
+    return oklab(np.arange(255)[:, None].repeat(3, axis=1))[:, 0]
+
+
+@cache
+def _shades(colour: str) -> np.ndarray:
+    """What becomes of the 255 greys where `_MIDDLE` takes the colour itself: (255, 3) float32."""
+    strip = np.arange(255, dtype=np.uint8)[None, :, None].repeat(4, axis=2)
+    strip[..., 3] = 255
+    return recolour(strip, colour, ("all",))[0, :, :3].astype(np.float32)
+
+
+def _halved(pixels: np.ndarray) -> np.ndarray:
+    height, width = (max(1, side // 2) for side in pixels.shape[:2])
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+
+
+def _seen(alpha: Image.Image) -> Image.Image:
+    return alpha.point([0] * SEEN + [255] * (256 - SEEN))

@@ -1,0 +1,139 @@
+"""Scenes of the embedded world as training data, composed when they are asked for."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from janus.data.art import load_sprites
+from janus.data.blocks import Blocks
+from janus.data.records import Kind, Record, Skipped
+from janus.data.scenes import Look, Scene, SceneMaker
+from janus.data.wording import caption, questions
+from janus.tokenizers.image import VqTokenizer
+
+WORK = Path.home() / ".cache" / "janus" / "world"  # where the art is kept
+
+
+@dataclass(frozen=True)
+class ScenesRecipe:
+    """Which scenes, and what they teach: to draw them, to answer questions about them, or words alone."""
+
+    teach: Literal["drawing", "seeing", "words"]
+    look: Look
+    seed: int = 0
+    count: int = 1_000_000  # scenes; they are only made when they are asked for
+    questions: int = 3  # about each picture, one conversation
+    blocks: bool = False  # codes to draw are those of each thing alone (see `janus.data.blocks`)
+    name_weight: float = 1.0  # in the loss, of the codes that only a caption's words can tell; needs `blocks`
+    redrawn: int = 0  # ask about so many tidy pictures as their blocks' codes give them back
+
+    def __post_init__(self) -> None:
+        if self.look != "tidy" and (self.teach == "drawing" or self.redrawn):
+            raise ValueError(f"only tidy scenes can be drawn; the look is {self.look!r}")
+        if self.redrawn and self.teach != "seeing":
+            raise ValueError(f"redrawn pictures are asked about; set teach: seeing, not {self.teach}")
+        if self.name_weight != 1 and not self.blocks:
+            raise ValueError("name_weight tells the cells of blocks apart; set blocks: true")
+        if self.count < 1 or self.questions < 1:
+            raise ValueError(f"count and questions must be at least 1, not {self.count} and {self.questions}")
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """A picture of a scene that is not there yet."""
+
+    maker: SceneMaker
+    scene: Scene
+
+    def load(self) -> Image.Image:
+        return Image.fromarray(self.maker.render(self.scene))
+
+
+@dataclass(frozen=True)
+class _Made:
+    pixels: np.ndarray  # (S, S, 3) uint8
+
+    def load(self) -> Image.Image:
+        return Image.fromarray(self.pixels)
+
+
+class SceneSource:
+    """Scenes as records (see `janus.data.records.Records`): the same at the same number, always.
+
+    `tokenizer` codes what is to be drawn.  Raises ValueError where its grid does not fit the scenes.
+    """
+
+    def __init__(self, recipe: ScenesRecipe, tokenizer: VqTokenizer, work: Path = WORK) -> None:
+        self.recipe = recipe
+        self.unusable = Skipped()
+        self.maker = SceneMaker(load_sprites(work), tokenizer.config.image_size)
+        self._blocks: Blocks | None = None
+        if recipe.blocks or recipe.redrawn:
+            self._blocks = Blocks(self.maker, copy.deepcopy(tokenizer).float().eval())
+        self._redrawn = self._draw_again(recipe.redrawn)
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        return frozenset([self._kind])
+
+    @property
+    def _kind(self) -> Kind:
+        kinds: dict[str, Kind] = {"drawing": "generation", "seeing": "understanding", "words": "text"}
+        return kinds[self.recipe.teach]
+
+    def of_kind(self, kind: Kind) -> np.ndarray:
+        return np.arange(len(self) if kind == self._kind else 0)
+
+    def __len__(self) -> int:
+        return self.recipe.count
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no scene {index}; scenes are 0 to {len(self) - 1}")
+        recipe = self.recipe
+        number = index % recipe.redrawn if recipe.redrawn else index
+        scene = self.maker.at(recipe.look, recipe.seed, number)
+        name = f"{recipe.look} scene {index} of seed {recipe.seed}"
+        rng = np.random.default_rng((recipe.seed, index, 1))
+        if recipe.teach == "drawing":
+            return self._drawing(name, scene, rng)
+        asked = questions(scene, rng, recipe.questions)
+        if recipe.teach == "words":
+            lines = [caption(scene, rng), *(f"{one.question} {one.answer}" for one in asked)]
+            return Record(name, "text", text="\n".join(lines))
+        shown = _Made(self._redrawn[number]) if recipe.redrawn else _Rendered(self.maker, scene)
+        messages: list[dict[str, Any]] = []
+        for one in asked:
+            messages.append({"role": "user", "content": one.question, "images": [] if messages else [shown]})
+            messages.append({"role": "assistant", "content": one.answer})
+        return Record(name, "understanding", messages=tuple(messages), images=(shown,))
+
+    def _drawing(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:
+        picture = _Rendered(self.maker, scene)
+        words = caption(scene, rng)
+        if not self.recipe.blocks or self._blocks is None:
+            return Record(name, "generation", words, images=(picture,))
+        codes = self._blocks.codes(scene)
+        weights = self._blocks.weights(scene, self.recipe.name_weight)
+        return Record(name, "generation", words, images=(picture,), codes=codes, weights=weights)
+
+    @torch.inference_mode()
+    def _draw_again(self, count: int) -> np.ndarray:
+        """The first scenes as their codes give them back, (count, S, S, 3) uint8."""
+        if self._blocks is None or not count:
+            return np.zeros((0, 1, 1, 3), np.uint8)
+        parts = []
+        for start in range(0, count, 64):
+            numbers = range(start, min(start + 64, count))
+            scenes = [self.maker.at("tidy", self.recipe.seed, i) for i in numbers]
+            codes = torch.from_numpy(np.stack([self._blocks.codes(scene) for scene in scenes]))
+            made = (self._blocks.tokenizer.decode(codes) + 1) * 127.5
+            parts.append(made.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+        return np.concatenate(parts)

@@ -1,0 +1,1 @@
+"""Benchmarks behind one small interface: raw answers first, scores after."""

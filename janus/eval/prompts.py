@@ -1,0 +1,102 @@
+"""Prompts of GenEval's six tasks, made from a seed, in the form of its `evaluation_metadata.jsonl`.
+
+Words and numbers of prompts follow the official 553, so that the two sets ask the same of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# The classes, in the order of COCO, as GenEval's `object_names.txt` calls them.
+_NAMES = """
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
+parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
+handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
+surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
+broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
+laptop, computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink,
+refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush
+"""
+NAMES = tuple(name.strip() for name in _NAMES.split(","))
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+RELATIONS = ("left of", "right of", "above", "below")
+NUMBERS = {2: "two", 3: "three", 4: "four"}
+# Prompts of each task, in the order of the official file.
+COUNTS = {
+    "single_object": 80,
+    "two_object": 99,
+    "counting": 80,
+    "colors": 94,
+    "position": 100,
+    "color_attr": 100,
+}
+TASKS = tuple(COUNTS)
+_MOST = {"single_object": 80, "counting": 3 * 80, "colors": 79 * 10}  # as many different ones there are
+
+
+def make_prompts(seed: int = 0, counts: Mapping[str, int] = COUNTS) -> list[dict[str, Any]]:
+    """Lines of metadata, as many of each task as `counts` says, no two alike.
+
+    Single objects are the classes in a random order.  Persons never get a colour, as in the official set.
+    Raises ValueError for an unknown task, and for more prompts than a task has.
+    """
+    for task, count in counts.items():
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; there are {', '.join(TASKS)}")
+        if count > _MOST.get(task, 1000):
+            raise ValueError(f"at most {_MOST.get(task, 1000)} prompts of {task}, not {count}")
+    rng = np.random.default_rng(seed)
+    lines: dict[str, dict[str, Any]] = {}
+    for task, count in counts.items():
+        order = rng.permutation(NAMES)
+        before = len(lines)
+        while len(lines) < before + count:
+            line = _line(task, str(order[(len(lines) - before) % len(NAMES)]), rng)
+            lines.setdefault(line["prompt"], line)
+    return list(lines.values())
+
+
+def _line(task: str, name: str, rng: np.random.Generator) -> dict[str, Any]:
+    """One line; only single objects take `name`, which is the next in order."""
+    if task == "single_object":
+        return _metadata(task, [_clause(name)], f"a photo of {_article(name)}")
+    if task == "counting":
+        name, number = str(rng.choice(NAMES)), int(rng.integers(2, 5))
+        line = _metadata(task, [_clause(name, number)], f"a photo of {NUMBERS[number]} {_plural(name)}")
+        prompt = line.pop("prompt")
+        return line | {"exclude": [_clause(name, number + 1)], "prompt": prompt}
+    coloured = task in ("colors", "color_attr")
+    first, second = (str(x) for x in rng.choice(NAMES[1:] if coloured else NAMES, 2, replace=False))
+    shade, other = (str(x) for x in rng.choice(COLOURS, 2, replace=False))
+    if task == "colors":
+        return _metadata(task, [_clause(first) | {"color": shade}], f"a photo of {_article(shade)} {first}")
+    if task == "color_attr":
+        clauses = [_clause(first) | {"color": shade}, _clause(second) | {"color": other}]
+        words = f"a photo of {_article(shade)} {first} and {_article(other)} {second}"
+        return _metadata(task, clauses, words)
+    if task == "position":
+        where = str(rng.choice(RELATIONS))
+        clauses = [_clause(second), _clause(first) | {"position": [where, 0]}]
+        return _metadata(task, clauses, f"a photo of {_article(first)} {where} {_article(second)}")
+    words = f"a photo of {_article(first)} and {_article(second)}"
+    return _metadata(task, [_clause(first), _clause(second)], words)
+
+
+def _metadata(task: str, include: list[dict[str, Any]], prompt: str) -> dict[str, Any]:
+    return {"tag": task, "include": include, "prompt": prompt}
+
+
+def _clause(name: str, count: int = 1) -> dict[str, Any]:
+    return {"class": name, "count": count}
+
+
+def _article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def _plural(name: str) -> str:
+    """As the official prompts have it: "buses", but "knifes", "toothbrushs" and "sheeps" as well."""
+    return f"{name}es" if name.endswith("s") else f"{name}s"

@@ -1,0 +1,85 @@
+"""Models that begin untrained, around parts that were trained before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from janus.checkpoints.files import some
+from janus.config import JanusConfig
+from janus.core.transformer import init_weights
+from janus.model import JanusModel
+from janus.tokenizers.text import TextTokenizer, train_bpe
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """Where a run begins if not from a trained model."""
+
+    config: JanusConfig
+    weights: tuple[str, ...] = ()  # safetensors of parts that come trained, under the model's own names
+    text_tokenizer: str | None = (
+        None  # a folder with its tokenizer.json; without one it learns the data's words
+    )
+    seed: int = 0
+
+
+def new_model(new: NewModel) -> JanusModel:
+    """The model in float32: random weights, and those of the parts that come trained.
+
+    The embedding of codes starts as the codebook of the image tokenizer.
+
+    Raises ValueError for a file that cannot be read, and for tensors that the model lacks or has in another
+    shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(new.seed)
+        model = JanusModel(new.config)
+    init_weights(model.language_model, torch.Generator().manual_seed(new.seed))
+    own = model.state_dict()
+    for path in new.weights:
+        try:
+            given = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"cannot read the weights {path}: {error}") from error
+        wrong = [f"{name} is unknown" for name in sorted(given.keys() - own.keys())]
+        wrong += [
+            f"{name} is {list(value.shape)} instead of {list(own[name].shape)}"
+            for name, value in given.items()
+            if name in own and own[name].shape != value.shape
+        ]
+        if wrong:
+            raise ValueError(f"{path} does not fit the model in the recipe: {some(wrong)}")
+        model.load_state_dict(given, strict=False)
+    with torch.no_grad():
+        model.gen_embed.weight.copy_(model.gen_vision_model.quantize.rows())
+    return model
+
+
+def text_tokenizer(new: NewModel, texts: Iterable[str], folder: Path) -> Path:
+    """The folder of the model's text tokenizer, which is trained on `texts` into `folder` if need be.
+
+    Raises ValueError where there is none at the place named, or it has more tokens than the model.
+    """
+    if new.text_tokenizer is not None:
+        found = Path(new.text_tokenizer)
+    else:
+        found = folder
+        if not (folder / "tokenizer.json").exists():
+            prompt = new.config.prompt
+            folder.mkdir(parents=True, exist_ok=True)
+            own = [f"{prompt.user}: {prompt.assistant}:", "\n\n"]
+            train_bpe([*own, *texts], new.config.core.vocab_size, prompt, folder)
+    size = TextTokenizer.from_folder(found, new.config.prompt).size
+    if size > new.config.core.vocab_size:
+        raise ValueError(
+            f"the text tokenizer in {found} has {size} tokens, the model's vocab_size is only "
+            f"{new.config.core.vocab_size}"
+        )
+    return found

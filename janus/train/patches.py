@@ -1,0 +1,204 @@
+"""Teaches a vision encoder to say, patch by patch, which thing of a scene is there, and in which colour.
+
+Answers to questions alone teach an encoder without any pretraining too slowly: a short answer is little
+to learn from.  Here every patch has its own.  Only the encoder is kept; the two small heads are not.
+
+Shapes: N pictures, P patches of one, S its side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from janus.checkpoints.files import InMemory
+from janus.checkpoints.writing import new_folder, write, write_json
+from janus.config import VisionConfig
+from janus.data.art import load_sprites
+from janus.data.scene_source import WORK
+from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
+from janus.encoders.siglip import SiglipTower
+from janus.train import results
+from janus.train.loader import Step
+from janus.train.parallel import Parallel
+from janus.train.run import Run
+from janus.train.state import State
+
+VISION = "vision"  # the kind of recipe here, and the result's folder in that of the run
+NOTHING = -100  # the label of a patch that a loss leaves out
+_FREE = {"out", "steps", "keep_every", "workers"}
+
+
+@dataclass(frozen=True)
+class VisionRecipe:
+    """A run that trains a vision encoder, from nothing, on scenes of the embedded world."""
+
+    out: str  # folder of the run: its state, logs and, at the end, the encoder
+    config: VisionConfig
+    looks: tuple[Look, ...]  # of the scenes, in turn
+    steps: int
+    batch: int = 32  # pictures
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup: int = 150  # steps
+    weight_decay: float = 0.05
+    clip: float = 1.0  # largest norm of the gradient
+    keep_every: int = 500  # steps between states to go on from
+    seed: int = 0
+    workers: int = 1  # processes that compose pictures
+    model: None = None  # it begins from nothing
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "keep_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.looks:
+            raise ValueError("looks is empty; name tidy, varied or both")
+
+
+class PatchReader(nn.Module):
+    """An encoder with a head for kinds (0 is background) and one for colours (0 is the thing's own)."""
+
+    def __init__(self, tower: SiglipTower) -> None:
+        super().__init__()
+        self.vision_model = tower
+        self.kind = nn.Linear(tower.config.width, len(NAMES) + 1)
+        self.colour = nn.Linear(tower.config.width, len(COLOURS) + 1)
+
+    def forward(self, pixels: Tensor, kinds: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 3, S, S) and labels (N, P) to the loss and the share of things' patches read right."""
+        features = self.vision_model(pixels)
+        kind, colour = self.kind(features).transpose(1, 2), self.colour(features).transpose(1, 2)
+        loss = F.cross_entropy(kind, kinds) + F.cross_entropy(colour, colours, ignore_index=NOTHING)
+        right = (kind.argmax(1) == kinds) & (colour.argmax(1) == colours)
+        return loss, right[kinds > 0].float().mean()
+
+
+class _Scenes(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Pictures (3, S, S) uint8 with their patches' labels, by number; the looks take turns."""
+
+    def __init__(self, recipe: VisionRecipe) -> None:
+        self.recipe = recipe
+        self.maker = SceneMaker(load_sprites(WORK), recipe.config.image_size)
+
+    def __len__(self) -> int:
+        return self.recipe.steps * self.recipe.batch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        looks = self.recipe.looks
+        scene = self.maker.at(looks[index % len(looks)], self.recipe.seed, index // len(looks))
+        pixels = torch.from_numpy(self.maker.render(scene)).permute(2, 0, 1)
+        return pixels, *labels(self.maker, scene, self.recipe.config.patch_size)
+
+
+def labels(maker: SceneMaker, scene: Scene, patch: int) -> tuple[Tensor, Tensor]:
+    """Kinds and colours of a scene's patches, both (P,): those of the thing that covers most of a patch.
+
+    A patch less than a third covered is background.
+    """
+    grid = maker.size // patch
+    owners = maker.owners(scene)[: grid * patch, : grid * patch]  # (S, S): -1 or the thing's number
+    cells = owners.reshape(grid, patch, grid, patch).transpose(0, 2, 1, 3).reshape(grid * grid, -1)
+    kinds = np.zeros(grid * grid, np.int64)
+    colours = np.full(grid * grid, NOTHING, np.int64)
+    shares = np.stack([(cells == number).mean(axis=1) for number in range(len(scene.things))])
+    most = shares.argmax(axis=0)
+    for place in np.flatnonzero(shares.max(axis=0) >= 1 / 3):
+        thing = scene.things[most[place]]
+        kinds[place] = 1 + NAMES.index(thing.name)
+        colours[place] = 0 if thing.colour is None else 1 + COLOURS.index(thing.colour)
+    return torch.from_numpy(kinds), torch.from_numpy(colours)
+
+
+def train_vision(recipe: VisionRecipe, device: str | None = None) -> Path:
+    """Run a recipe to its end, going on from the last state in its folder; returns the folder it wrote.
+
+    Raises ValueError for a folder with another run in it, and under `torchrun`: it uses one device.
+    """
+    parallel = Parallel(device)
+    try:
+        if parallel.world > 1:
+            raise ValueError("a vision encoder is trained on one device; run it without torchrun")
+        return _VisionRun(recipe, parallel).go()
+    finally:
+        parallel.end()
+
+
+class _VisionRun(Run[list[Tensor]]):
+    """Everything of one run, set up by the recipe and taken from its last state."""
+
+    def __init__(self, recipe: VisionRecipe, parallel: Parallel) -> None:
+        super().__init__(recipe, dataclasses.asdict(recipe), _FREE, parallel)
+        self.recipe, self.target = recipe, self.folder / VISION
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.reader = PatchReader(SiglipTower(recipe.config)).to(parallel.device)
+        self.columns = ["loss", "patches right", "gradient", "learning rate", "pictures/s"]
+        # Janus never runs the pooling head
+        learning = [p for name, p in self.reader.named_parameters() if "attn_pool" not in name]
+        groups = [
+            {"params": [p for p in learning if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98))
+        self.state = State(self.folder, self.reader, self.optimizer, None, parallel)
+        self.seen = {"pictures": 0}
+        self.resume()
+        self.loader = self._batches()
+        self._begin_window()
+
+    def _batches(self) -> Iterator[Step[list[Tensor]]]:
+        """Those of the steps that are left."""
+        recipe = self.recipe
+        starts = range(self.step * recipe.batch, recipe.steps * recipe.batch, recipe.batch)
+        numbers = [list(range(start, start + recipe.batch)) for start in starts]
+        for batch in DataLoader(_Scenes(recipe), batch_sampler=numbers, num_workers=recipe.workers):
+            yield Step([batch], {})
+
+    def _begin_window(self) -> None:
+        """Begin to sum what the next row of the log tells."""
+        self._sums, self._steps, self._gradient = torch.zeros(2), 0, 0.0
+
+    def learn(self, step: Step[list[Tensor]]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        pixels, kinds, colours = (part.to(self.parallel.device) for part in step.batches[0])
+        loss, right = self.reader(pixels / 127.5 - 1, kinds, colours)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self._gradient = float(torch.nn.utils.clip_grad_norm_(self.reader.parameters(), self.recipe.clip))
+        self.optimizer.step()
+        self.seen["pictures"] += len(pixels)
+        self._sums += torch.stack([loss.detach(), right]).cpu()
+        self._steps += 1
+
+    def report(self, seconds: float) -> dict[str, float]:
+        loss, right = (self._sums / self._steps).tolist()
+        values = {"loss": loss, "patches right": right, "gradient": self._gradient}
+        values |= {"learning rate": self.rate, "pictures/s": self.recipe.batch / seconds}
+        self._begin_window()
+        return values
+
+    def finish(self, scores: dict[str, float]) -> Path:
+        """Write the encoder, its weights under their names in a whole model."""
+        tower = self.reader.vision_model.state_dict()
+        if self.target.exists():
+            shutil.rmtree(self.target)
+        with new_folder(self.target) as partial:
+            write(partial, InMemory({f"vision_model.{name}": value.cpu() for name, value in tower.items()}))
+            write_json(partial / "config.json", {"vision": dataclasses.asdict(self.recipe.config)})
+            records = [(f"{look} scenes", self.seen["pictures"], "see NOTICE") for look in self.recipe.looks]
+            card = results.model_card(self.recipe, records, self.seen, scores)
+            (partial / results.CARD).write_text(card, encoding="utf-8")
+        self.tell(f"written: {self.target}")
+        return self.target

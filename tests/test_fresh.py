@@ -1,0 +1,129 @@
+"""Training that begins from nothing: new models around trained parts, codes that are already made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from janus import checkpoints
+from janus.config import PRESETS
+from janus.model import JanusModel
+from janus.tokenizers.text import TextTokenizer, train_bpe
+from janus.train.fresh import NewModel, new_model, text_tokenizer
+from janus.train.loop import train
+from janus.train.packing import Sample, collate
+from janus.train.plan import TrainRecipe, load_plan
+
+TINY = PRESETS["tiny-v3"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    Image.new("RGB", (40, 40), "red").save(folder / "red.png")
+    lines = [
+        {"image": "red.png", "caption": "a red square"},
+        {"image": "red.png", "question": "Which colour?", "answer": "vermilion vermilion"},
+    ]
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return folder
+
+
+def recipe(folder: Path, data: Path, **changes: object) -> TrainRecipe:
+    values = {
+        "out": str(folder / "run"),
+        "data": [{"path": str(data)}],
+        "mixture": {"understanding": 1, "generation": 1},
+        "steps": 2,
+        "row": 256,
+        "rows": 1,
+        "precision": "float32",
+        "new": {"config": dataclasses.asdict(TINY)},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(values | changes), encoding="utf-8")
+    return load_plan(path)
+
+
+def parts(folder: Path, seed: int = 5) -> tuple[Path, dict[str, torch.Tensor]]:
+    """An image tokenizer, as a file of weights."""
+    torch.manual_seed(seed)
+    vq = JanusModel(TINY).gen_vision_model
+    state = {f"gen_vision_model.{name}": value for name, value in vq.state_dict().items()}
+    save_file(state, folder / "parts.safetensors")
+    return folder / "parts.safetensors", state
+
+
+def test_a_new_model_is_trained_around_its_parts(tmp_path: Path, data: Path) -> None:
+    path, state = parts(tmp_path)
+    new = {"config": dataclasses.asdict(TINY), "weights": [str(path)]}
+    result = train(recipe(tmp_path, data, new=new))
+    model, _ = checkpoints.load(result)
+    for name, value in state.items():
+        assert torch.equal(model.state_dict()[name], value), name
+    words = TextTokenizer.from_folder(result, TINY.prompt)
+    assert len(words.encode(" vermilion")) == 1  # learnt from the data
+    assert "from nothing" in (result / "README.md").read_text(encoding="utf-8")
+
+
+def test_new_models_depend_on_their_seed_alone(tmp_path: Path) -> None:
+    path, _ = parts(tmp_path)
+    new = NewModel(TINY, (str(path),))
+    torch.manual_seed(1)
+    first = new_model(new)
+    torch.manual_seed(2)
+    again, other = new_model(new), new_model(dataclasses.replace(new, seed=1))
+    for (name, a), b in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(first.core.embed_tokens.weight, other.core.embed_tokens.weight)
+    assert torch.equal(first.gen_embed.weight, first.gen_vision_model.quantize.rows())
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    save_file(
+        {"aligner.speed": torch.zeros(1), "gen_embed.weight": torch.zeros(2, 2)}, tmp_path / "a.safetensors"
+    )
+    wrong = (
+        r"a\.safetensors does not fit.*aligner\.speed is unknown.*gen_embed\.weight is \[2, 2\] instead of"
+    )
+    with pytest.raises(ValueError, match=wrong):
+        new_model(NewModel(TINY, (str(tmp_path / "a.safetensors"),)))
+    (tmp_path / "b.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"cannot read the weights .*b\.safetensors"):
+        new_model(NewModel(TINY, (str(tmp_path / "b.safetensors"),)))
+
+
+def test_a_text_tokenizer_too_large_is_refused(tmp_path: Path) -> None:
+    train_bpe(["words and words"], 400, TINY.prompt, tmp_path)
+    small = dataclasses.replace(TINY, core=dataclasses.replace(TINY.core, vocab_size=270))
+    with pytest.raises(ValueError, match="vocab_size is only 270"):
+        text_tokenizer(NewModel(small, text_tokenizer=str(tmp_path)), (), tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"model": "embedded"}, {"new": None}])
+def test_a_run_begins_from_one_model(tmp_path: Path, data: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="either a model to begin from or a new one"):
+        recipe(tmp_path, data, **changes)
+
+
+def test_given_codes_and_pictures_to_code_share_a_batch(tmp_path: Path) -> None:
+    words = train_bpe(["a"], 300, TINY.prompt, tmp_path)
+    model = JanusModel(TINY)
+    count = TINY.vq.tokens
+    ids = [words.bos_id, words.begin_image_id] + [words.image_id] * count
+    codes, picture = torch.arange(count), torch.rand(3, 32, 32) * 2 - 1
+    weights = torch.rand(count)
+    rows = [[Sample(ids, [], drawing=picture), Sample(ids, [], codes=codes, weights=weights)]]
+    packed = collate(rows, 2 * len(ids), words, count)
+    batch = packed.to(torch.device("cpu"), model.gen_vision_model)
+    assert batch.codes is not None
+    assert batch.code_weights is not None
+    assert torch.equal(batch.codes, torch.stack([model.gen_vision_model.encode(picture[None])[0], codes]))
+    assert torch.equal(batch.code_weights, torch.stack([torch.ones(count), weights]))

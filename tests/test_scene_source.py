@@ -1,0 +1,152 @@
+"""Scenes as training data: to draw, to see, to read; codes made thing by thing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from janus.config import PRESETS
+from janus.data import scene_source
+from janus.data.art import Sprite
+from janus.data.blocks import EMPTY, Blocks
+from janus.data.paint import things_table
+from janus.data.scene_source import ScenesRecipe, SceneSource
+from janus.data.scenes import CELLS, SceneMaker, block
+from janus.tokenizers.image import VqTokenizer
+
+SIZE = 64
+
+
+def stand_ins() -> list[Sprite]:
+    """For every class a pattern to draw and another to see."""
+    rng = np.random.default_rng(0)
+    sprites = []
+    for name, entry in things_table()["classes"].items():
+        drawn = tuple(entry["draw"].split(":", 1))
+        for style, emoji in (drawn, ("other", "x")):
+            coarse = np.dstack([rng.integers(40, 256, (4, 4, 3)), 255 * (rng.random((4, 4)) < 0.8)])
+            coarse[0, 0, 3] = coarse[3, 3, 3] = 255
+            sprites.append(Sprite(name, style, emoji, coarse.astype(np.uint8).repeat(8, 0).repeat(8, 1)))
+    return sprites
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> VqTokenizer:
+    """An untrained one with a code for each cell."""
+    config = dataclasses.replace(
+        PRESETS["tiny-v3"].vq, image_size=SIZE, multipliers=(1,), fold=SIZE // CELLS, codes=64
+    )
+    torch.manual_seed(0)
+    return VqTokenizer(config).eval()
+
+
+@pytest.fixture(scope="module")
+def maker() -> SceneMaker:
+    return SceneMaker(stand_ins(), SIZE)
+
+
+@pytest.fixture
+def open_scenes(tokenizer: VqTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(scene_source, "load_sprites", lambda work: stand_ins())
+    return lambda **values: SceneSource(ScenesRecipe(**values), tokenizer, tmp_path)
+
+
+def test_a_thing_has_the_same_codes_wherever_it_stands(maker: SceneMaker, tokenizer: VqTokenizer) -> None:
+    blocks = Blocks(maker, tokenizer)
+    seen: dict[tuple[int, str | None, int], np.ndarray] = {}
+    again = 0
+    for index in range(300):
+        scene = maker.at("tidy", 0, index)
+        grid = blocks.codes(scene).reshape(CELLS, CELLS)
+        rest = np.ones((CELLS, CELLS), bool)
+        for thing in scene.things:
+            x, y, edge = block(thing, SIZE)
+            part = grid[y : y + edge, x : x + edge]
+            drawn = blocks._block(thing, edge) != EMPTY
+            key = (thing.sprite, thing.colour, edge)
+            if key in seen:
+                assert (part[drawn] == seen[key]).all()
+                again += 1
+            seen[key] = part[drawn]
+            rest[y : y + edge, x : x + edge] &= ~drawn
+        assert len(np.unique(grid[rest])) == 1
+    assert again > 10
+
+
+def test_the_cell_that_a_name_decides_counts_more(maker: SceneMaker, tokenizer: VqTokenizer) -> None:
+    blocks = Blocks(maker, tokenizer)
+    scene = next(s for s in (maker.at("tidy", 0, i) for i in range(50)) if len(s.things) == 2)
+    weights = blocks.weights(scene, 4.0).reshape(CELLS, CELLS)
+    assert weights.mean() == pytest.approx(1, abs=1e-6)
+    heavy = np.argwhere(weights > 2 * weights.min())
+    assert len(heavy) == 2
+    assert weights.max() / weights.min() == pytest.approx(4)
+    for thing in scene.things:
+        x, y, edge = block(thing, SIZE)
+        inside = [(down, along) for down, along in heavy if y <= down < y + edge and x <= along < x + edge]
+        assert len(inside) == 1
+
+
+def test_another_grid_is_refused(maker: SceneMaker) -> None:
+    with pytest.raises(ValueError, match=r"stand on 8 × 8 cells of pictures with 64 pixels; the image tokenizer"):
+        Blocks(maker, VqTokenizer(PRESETS["tiny-v3"].vq))
+
+
+def test_scenes_to_draw(open_scenes, maker: SceneMaker) -> None:  # type: ignore[no-untyped-def]
+    plain = open_scenes(teach="drawing", look="tidy", seed=3)
+    coded = open_scenes(teach="drawing", look="tidy", seed=3, blocks=True, name_weight=4.0)
+    assert plain.kinds == {"generation"}
+    for index in (0, 7):
+        a, b = plain[index], coded[index]
+        assert a.caption == b.caption
+        assert (np.asarray(a.images[0].load()) == maker.render(maker.at("tidy", 3, index))).all()
+        assert a.codes is None
+        assert b.codes is not None
+        assert b.weights is not None
+        assert b.codes.shape == b.weights.shape == (CELLS * CELLS,)
+    assert plain[0].caption != plain[1].caption
+
+
+def test_scenes_to_see_and_to_read(open_scenes) -> None:  # type: ignore[no-untyped-def]
+    seeing = open_scenes(teach="seeing", look="varied", questions=2)
+    record = seeing[5]
+    assert record.kind == "understanding"
+    assert [m["role"] for m in record.messages] == ["user", "assistant"] * 2
+    assert [len(m.get("images", ())) for m in record.messages] == [1, 0, 0, 0]
+    assert seeing[5].messages[1]["content"] == record.messages[1]["content"]
+    assert len(seeing.of_kind("understanding")) == len(seeing) == 1_000_000
+    words = open_scenes(teach="words", look="varied", questions=2)[5]
+    assert words.kind == "text"
+    assert words.text is not None
+    assert words.text.count("\n") == 2
+    with pytest.raises(IndexError, match="scenes are 0 to 999999"):
+        seeing[1_000_000]
+
+
+def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer: VqTokenizer) -> None:  # type: ignore[no-untyped-def]
+    source = open_scenes(teach="seeing", look="tidy", redrawn=3)
+    coded = open_scenes(teach="drawing", look="tidy", blocks=True)
+    codes = torch.from_numpy(coded[1].codes)[None]
+    made = ((tokenizer.decode(codes)[0] + 1) * 127.5).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    shown = np.asarray(source[1].images[0].load())
+    assert np.abs(shown.astype(int) - made).max() <= 1
+    assert (shown == np.asarray(source[4].images[0].load())).all()  # three pictures in turn
+    assert source[1].messages != source[4].messages  # asked about anew
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"teach": "drawing", "look": "varied"}, "only tidy scenes can be drawn; the look is 'varied'"),
+        ({"teach": "words", "look": "tidy", "redrawn": 5}, "set teach: seeing, not words"),
+        ({"teach": "drawing", "look": "tidy", "name_weight": 2.0}, "set blocks: true"),
+        ({"teach": "seeing", "look": "tidy", "count": 0}, "count and questions must be at least 1"),
+    ],
+)
+def test_recipes_of_scenes_that_make_no_sense(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScenesRecipe(**values)  # type: ignore[arg-type]
