@@ -136,10 +136,14 @@ class JanusModel(nn.Module):
 
         Raises ValueError where a row begins with a code or an asked-for token, which nothing predicts.
         """
+        return self.losses(self.hidden(batch), batch)
+
+    def losses(self, hidden: Tensor, batch: Batch) -> Losses:
+        """The losses of `forward`, from what `hidden` gave for the batch, (B, T, D)."""
         for asked, name in ((batch.learn, "learn"), (batch.code_slots, "code_slots")):
             if asked is not None and bool(asked[:, 0].any()):
                 raise ValueError(f"{name} asks for the first token of a row, which nothing predicts")
-        before = self.hidden(batch)[:, :-1]
+        before = hidden[:, :-1]
         nothing = before.new_zeros((), dtype=torch.float32)
         text, image = (nothing, nothing.long()), (nothing, nothing.long())
         if batch.learn is not None:

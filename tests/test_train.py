@@ -157,6 +157,31 @@ def test_codes_that_names_decide_count_more(world: World) -> None:
         assert weights[y, x] / weights.min() == pytest.approx(4 if (x, y) in heavy else 1)
 
 
+def test_every_cell_asks_for_the_next_code_that_names_decide() -> None:
+    codes = torch.tensor([[4, 5, 6, 7, 8], [9, 1, 2, 3, 4]])
+    weights = torch.tensor([[1.0, 8, 1, 8, 1], [8.0, 1, 1, 1, 1]])
+    assert stages.things_ahead(codes, weights).tolist() == [[5, 5, 7, 7, -1], [9, -1, -1, -1, -1]]
+
+
+def test_looking_ahead_reads_the_cells_before_a_thing(samples: Samples) -> None:
+    model = JanusModel(samples.config).eval()
+    samples.weights = samples.weights.copy()
+    samples.weights[:, 2] = 5.0  # the third code of each picture
+    rng = np.random.default_rng(0)
+    rows = [[samples.draw(rng, 1.0)]]
+    batch = collate(rows, ROW, samples.tokenizer, samples.config.vq.tokens).batch
+    looker = stages.LookAhead(samples.config.core.width)
+    with torch.no_grad():
+        hidden = model.hidden(batch)
+        first = len(rows[0][0].ids) - samples.config.vq.tokens  # of the codes
+        logits = model.image_logits(hidden[0, first - 1 : first + 2])
+        assert batch.codes is not None
+        expected = torch.nn.functional.cross_entropy(logits, batch.codes[0, 2].expand(3))
+        torch.testing.assert_close(looker(model, hidden, batch), expected)
+        looker.turn.weight.zero_()
+        assert looker(model, hidden, batch) != expected
+
+
 def test_packing_does_not_change_the_losses(samples: Samples) -> None:
     """Samples that share rows give the sum of what each gives alone."""
     model = JanusModel(samples.config).eval()

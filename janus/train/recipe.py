@@ -61,6 +61,7 @@ class ModelRecipe:
     only_drawing: int = 0  # steps at the start without questions
     drawing_share: float = 0.45  # of the samples after those
     name_weight: float = 8.0  # in the loss, of the codes that only a caption's words can tell, beside others
+    look_ahead: float = 0.5  # of the loss that asks every cell for the next thing's first code
     drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
     turns: int = 3  # questions about one picture, a conversation
     redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from janus import checkpoints
 from janus.config import JanusConfig
@@ -18,7 +20,7 @@ from janus.data.language import caption, question
 from janus.data.pool import pictures, scene_at
 from janus.data.world import World
 from janus.encoders.siglip import SiglipTower
-from janus.model import JanusModel
+from janus.model import Batch, JanusModel
 from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train.batches import Samples, batches
@@ -48,37 +50,74 @@ def train_model(recipe: Recipe, work: Path) -> None:
     samples = Samples(config, settings, tokenizer, world, seed, codes, weights, seeing, redrawn)
 
     model = new_model(config, image_tokenizer, load_tower(config.vision, work), seed)
-    optimizer = torch.optim.AdamW(_groups(model, settings), lr=0.0, betas=(0.9, 0.95))
+    looker = LookAhead(config.core.width)
+    groups = [*_groups(model, settings), {"params": list(looker.parameters()), "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95))
     average = Average(model, settings.average)
-    parts = {"model": model, "average": average.model, "optimizer": optimizer}
+    parts = {"model": model, "looker": looker, "average": average.model, "optimizer": optimizer}
     run = Run(work / CHECKPOINT, settings, parts)
     stream = batches(samples, np.random.default_rng((seed, run.step)), run.step)
 
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    history: list[tuple[float, float]] = []
+    history: list[tuple[float, float, float]] = []
     for step in run.steps():
-        losses = model(next(stream))
+        batch = next(stream)
+        hidden = model.hidden(batch)
+        losses = model.losses(hidden, batch)
+        ahead = looker(model, hidden, batch)
         optimizer.zero_grad()
         # Each kind's mean counts the same: an answer has a few tokens, a picture 64 codes.
-        (losses.text + losses.image + losses.balance).backward()
+        (losses.text + losses.image + settings.look_ahead * ahead + losses.balance).backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimizer.step()
         core = model.language_model.model
         core.update_expert_bias(core.expert_counts())
         average.update(model, step - 1)
-        history.append((losses.text.item(), losses.image.item()))
+        history.append((losses.text.item(), losses.image.item(), ahead.item()))
         if step % 200 == 0:
-            text, image = np.mean(history, axis=0)
+            text, image, ahead_mean = np.mean(history, axis=0)
             load = core.expert_counts().max(dim=1).values.sum() / core.expert_counts().sum()
             print(
-                f"step {step}: text {text:.3f}, image {image:.3f}, "
+                f"step {step}: text {text:.3f}, image {image:.3f}, ahead {ahead_mean:.3f}, "
                 f"busiest expert {load:.2f}, {run.pace(step)}",
                 flush=True,
             )
             history.clear()
     average.model.gen_vision_model.load_state_dict(load_tokenizer(config.vq, work).state_dict())
     write_model(average.model, work)
+
+
+class LookAhead(nn.Module):
+    """From every cell of a drawing, asks for the first code of the next thing: what its name decides.
+
+    Which code that is, the image loss asks once for each thing; here all the empty cells before it ask too,
+    through a matrix of their own, which is not kept.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.turn = nn.Linear(width, width, bias=False)
+        nn.init.eye_(self.turn.weight)
+
+    def forward(self, model: JanusModel, hidden: Tensor, batch: Batch) -> Tensor:
+        """The mean loss over the cells that have a thing before them; `hidden` is the batch's, (B, T, D)."""
+        if batch.codes is None or batch.code_weights is None or batch.code_slots is None:
+            return hidden.new_zeros(())
+        wanted = things_ahead(batch.codes, batch.code_weights).flatten()
+        vectors = hidden[:, :-1][batch.code_slots[:, 1:]][wanted >= 0]
+        return F.cross_entropy(model.image_logits(self.turn(vectors)), wanted[wanted >= 0])
+
+
+def things_ahead(codes: Tensor, weights: Tensor) -> Tensor:
+    """For each code, itself or the next one that names decide, (N, K); -1 behind the last of them."""
+    heavy = weights > weights.amin(dim=1, keepdim=True)
+    found = torch.full_like(codes, -1)
+    after = torch.full_like(codes[:, 0], -1)
+    for cell in range(codes.shape[1] - 1, -1, -1):
+        after = torch.where(heavy[:, cell], codes[:, cell], after)
+        found[:, cell] = after
+    return found
 
 
 def write_model(model: JanusModel, work: Path) -> None:
@@ -133,7 +172,14 @@ def new_model(config: JanusConfig, image_tokenizer: VqTokenizer, tower: SiglipTo
     for part in (model.gen_vision_model, model.vision_model):
         part.requires_grad_(False)
     with torch.no_grad():
-        model.gen_embed.weight.copy_(image_tokenizer.quantize.rows())
+        rows = image_tokenizer.quantize.rows()
+        model.gen_embed.weight.copy_(rows)
+        # Codes that look alike begin with logits that are alike.
+        head = model.gen_head.vision_head.weight
+        mixed = rows @ torch.randn(
+            rows.shape[1], head.shape[1], generator=torch.Generator().manual_seed(seed)
+        )
+        head.copy_(mixed * (3 * head.std() / mixed.std()))
     return model
 
 
