@@ -123,7 +123,7 @@ def _npm(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
     """`npm pack` that fails, or leaves a file that is not the pinned one."""
 
     def run(command: Sequence[str], cwd: str, **_: Any) -> None:
-        assert list(command) == ["npm", "pack", "--silent", PACKAGE["npm"]]
+        assert list(command) == ["npm", "pack", "--loglevel=error", PACKAGE["npm"]]
         if error is not None:
             raise error
         (Path(cwd) / PACKAGE["file"]).write_bytes(b"something else")

@@ -18,6 +18,7 @@ from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train.fresh import NewModel, new_model, text_tokenizer
 from janus.train.loop import train
 from janus.train.packing import Sample, collate
+from janus.train.parallel import Parallel, Trained
 from janus.train.plan import TrainRecipe, load_plan
 
 TINY = PRESETS["tiny-v3"]
@@ -107,6 +108,14 @@ def test_a_text_tokenizer_too_large_is_refused(tmp_path: Path) -> None:
         text_tokenizer(NewModel(small, text_tokenizer=str(tmp_path)), (), tmp_path)
 
 
+def test_numbers_are_written_as_people_write_them(tmp_path: Path, data: Path) -> None:
+    recipe(tmp_path, data)
+    path = tmp_path / "recipe.yaml"
+    for text, value in (("2e-4", 2e-4), ("1E3", 1000.0), ("-1.5e2", -150.0), (".5e1", 5.0), ("3", 3.0)):
+        assert load_plan(path, [f"learning_rate={text}"]).learning_rate == value
+    assert load_plan(path, ["out=1e-4x"]).out == "1e-4x"
+
+
 @pytest.mark.parametrize("changes", [{"model": "embedded"}, {"new": None}])
 def test_a_run_begins_from_one_model(tmp_path: Path, data: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="either a model to begin from or a new one"):
@@ -127,3 +136,22 @@ def test_given_codes_and_pictures_to_code_share_a_batch(tmp_path: Path) -> None:
     assert batch.code_weights is not None
     assert torch.equal(batch.codes, torch.stack([model.gen_vision_model.encode(picture[None])[0], codes]))
     assert torch.equal(batch.code_weights, torch.stack([torch.ones(count), weights]))
+
+
+def test_looking_ahead_is_a_loss_of_training_alone(tmp_path: Path) -> None:
+    words = train_bpe(["a"], 300, TINY.prompt, tmp_path)
+    model, count = JanusModel(TINY), TINY.vq.tokens
+    ids = [words.bos_id, words.begin_image_id] + [words.image_id] * count
+    weights = torch.ones(count)
+    weights[3] = 5.0
+    sample = Sample(ids, [], codes=torch.arange(count), weights=weights)
+    batch = collate([[sample]], len(ids), words, count).batch
+    trained = Trained(model, Parallel("cpu"), look_ahead=0.5)
+    assert trained.ahead is not None
+    trained.train()
+    with torch.no_grad():
+        losses = trained(batch)
+        hidden = model.hidden(batch)
+        ahead = trained.ahead(model, hidden, batch)
+        torch.testing.assert_close(losses.balance, model.core.balance_loss() + 0.5 * ahead)
+        assert float(trained.eval()(batch).balance) == 0

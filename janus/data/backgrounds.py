@@ -55,38 +55,40 @@ def _rgb(values: np.ndarray) -> Rgb:
     return red, green, blue
 
 
-def paint_background(background: Background, size: int) -> np.ndarray:
-    """(size, size, 3) uint8.  Raises ValueError for an unknown pattern."""
-    first = np.array(background.colours[0], np.float32)
+def paint_background(background: Background, size: int) -> Image.Image:
+    """RGB, size × size pixels.  Raises ValueError for an unknown pattern."""
     if background.pattern == "plain":
-        return np.full((size, size, 3), first.astype(np.uint8))
-    step = np.array(background.colours[-1], np.float32) - first
+        return Image.new("RGB", (size, size), background.colours[0])
     mixed = _pattern(background.pattern, size, np.random.default_rng(background.seed))
-    if mixed.dtype == bool:
-        return np.where(mixed[..., None], (first + step).astype(np.uint8), first.astype(np.uint8))
-    return (first + mixed[..., None] * step).astype(np.uint8)
+    steps = np.linspace(background.colours[0], background.colours[-1], 256).astype(np.uint8)
+    picture = Image.fromarray((255 * mixed.astype(np.float32)).astype(np.uint8), "P")
+    picture.putpalette(steps.tobytes())
+    return picture.convert("RGB")
 
 
 def _pattern(pattern: Pattern, size: int, rng: np.random.Generator) -> np.ndarray:
     """How much of the second colour is where: (size, size), bool or 0 to 1."""
     x, y = _coordinates(size)
+    mixed: np.ndarray
     width = size * rng.uniform(0.06, 0.2)
     if pattern in ("gradient", "stripes"):
         angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.6 else np.pi / 2 * rng.integers(4)
         along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
         if pattern == "stripes":
-            return (along / np.float32(width)) % 1 < rng.uniform(0.3, 0.7)
-        return (along - along.min()) / np.ptp(along)
-    if pattern == "checks":
-        return (x // width + y // width) % 2 == 0
-    if pattern == "dots":
-        apart = np.hypot(x % width - width / 2, y % width - width / 2)
-        return apart < width * rng.uniform(0.2, 0.4)
-    if pattern != "noise":
+            mixed = (along / np.float32(width)) % 1 < rng.uniform(0.3, 0.7)
+        else:
+            mixed = (along - along.min()) / np.ptp(along)
+    elif pattern == "checks":
+        mixed = (x // width + y // width) % 2 == 0
+    elif pattern == "dots":
+        mixed = np.hypot(x % width - width / 2, y % width - width / 2) < width * rng.uniform(0.2, 0.4)
+    elif pattern == "noise":
+        cells = int(rng.integers(4, size // 2))
+        coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
+        mixed = np.asarray(coarse.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
+    else:
         raise ValueError(f"no pattern {pattern!r}, there are {', '.join(_SHARES)}")
-    cells = int(rng.integers(4, size // 2))
-    coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
-    return np.asarray(coarse.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
+    return mixed
 
 
 @lru_cache(4)

@@ -54,7 +54,7 @@ class Drawings:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if angle:
             picture = picture.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-            picture = picture.crop(_seen(picture.getchannel("A")).getbbox())
+            picture = picture.crop(_seen(picture.getchannel("A")))
         return picture.resize(size, Image.Resampling.LANCZOS)
 
     def _shape(self, sprite: int, angle: float = 0.0, mirrored: bool = False) -> Shape:
@@ -64,7 +64,7 @@ class Drawings:
         alpha = Image.fromarray(np.ascontiguousarray(self.sprites[sprite].pixels[..., 3]))
         if angle:
             alpha = alpha.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-            alpha = alpha.crop(_seen(alpha).getbbox())
+            alpha = alpha.crop(_seen(alpha))
         return Shape(alpha.width, alpha.height, float((np.asarray(alpha) > 127).mean()))
 
     def _colours(self, sprite: int, colour: str | None) -> np.ndarray:
@@ -126,5 +126,8 @@ def _halved(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
 
 
-def _seen(alpha: Image.Image) -> Image.Image:
-    return alpha.point([0] * SEEN + [255] * (256 - SEEN))
+def _seen(alpha: Image.Image) -> tuple[int, int, int, int]:
+    """The tight box of what is drawn on."""
+    drawn = np.asarray(alpha) >= SEEN
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from janus.data.art import load_sprites
+from janus.data.art import art_table, load_sprites
 from janus.data.blocks import Blocks
 from janus.data.records import Kind, Record, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
@@ -73,7 +73,7 @@ class SceneSource:
     def __init__(self, recipe: ScenesRecipe, tokenizer: VqTokenizer, work: Path = WORK) -> None:
         self.recipe = recipe
         self.unusable = Skipped()
-        self.maker = SceneMaker(load_sprites(work), tokenizer.config.image_size)
+        self.maker = SceneMaker(load_sprites(work, art_table("eighty")), tokenizer.config.image_size)
         self._blocks: Blocks | None = None
         if recipe.blocks or recipe.redrawn:
             self._blocks = Blocks(self.maker, copy.deepcopy(tokenizer).float().eval())

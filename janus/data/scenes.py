@@ -198,7 +198,7 @@ class SceneMaker:
 
     def render(self, scene: Scene) -> np.ndarray:
         """(size, size, 3) uint8."""
-        picture = Image.fromarray(paint_background(scene.background, self.size))
+        picture = paint_background(scene.background, self.size)
         for thing in scene.things:
             drawing = self._drawing(thing)
             picture.paste(drawing, thing.box[:2], drawing)

@@ -161,9 +161,9 @@ def ask(kind: str, facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
     if facts.told_by_colour and rng.random() < 0.3:
         colour, name = pick(facts.told_by_colour, rng)
         return pick((f"What is {colour}?", f"Which thing is {colour}?"), rng), article(name)
-    asked = ("What is in the picture?", "What do you see?", "What is shown?", "What is in this image?")
+    asked = ["What is in the picture?", "What do you see?", "What is shown?", "What is in this image?"]
     if facts.number == 1:
-        asked += ("What is this?", "What is it?")
+        asked += ["What is this?", "What is it?"]
     names = [phrase(Group(name, None, count)) for name, count in facts.counts.items()]
     return pick(asked, rng), listed(names)
 
@@ -171,8 +171,8 @@ def ask(kind: str, facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
 def _count(facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
     form = rng.random()
     if form < 0.2:
-        asked = ("How many things are there?", "How many objects are in the picture?")
-        return pick(asked, rng), NUMBERS[facts.number]
+        things = ("How many things are there?", "How many objects are in the picture?")
+        return pick(things, rng), NUMBERS[facts.number]
     name = pick(list(facts.counts), rng) if rng.random() < 0.8 else facts.absent(rng)
     many, count = plural(name), facts.counts.get(name, 0)
     if form < 0.45 and facts.shades:

@@ -199,7 +199,7 @@ def thing_mask(
         apart = np.linalg.norm(inside[:, :, None] - shades, axis=-1)
         mask = (apart > np.maximum(_LEAST_APART, 2 * spread)).all(-1)
     if mask.mean() < _LEAST_PART:
-        rows, columns = mask.shape
+        rows, columns = bottom - top, right - left
         down, across = ((np.arange(side) + 0.5) / side - 0.5 for side in (rows, columns))
         mask = np.hypot(down[:, None], across) < 0.3
         mask[rows // 2, columns // 2] = True

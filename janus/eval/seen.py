@@ -49,7 +49,7 @@ def see(answers: Answers, detector: Detector, on_progress: Progress | None = Non
         pictures = [_open(answers.folder / raw["file"]) for raw in raws]
         samples = [answers.samples[item.sample] for item in some]
         lines = []
-        for raw, found in zip(raws, _look(detector, pictures, samples), strict=True):
+        for raw, found in zip(raws, look(detector, pictures, samples), strict=True):
             seen[raw["item"]] = found
             things = [_line(thing) for thing in found]
             lines.append({"item": raw["item"], "picture": raw["sha256"], "found": things})
@@ -59,7 +59,7 @@ def see(answers: Answers, detector: Detector, on_progress: Progress | None = Non
     return seen
 
 
-def _look(detector: Detector, pictures: Sequence[Image.Image], samples: Sequence[Line]) -> list[list[Seen]]:
+def look(detector: Detector, pictures: Sequence[Image.Image], samples: Sequence[Line]) -> list[list[Seen]]:
     looked = []
     for picture, sample, found in zip(pictures, samples, detector.detect(pictures), strict=True):
         found = [thing for thing in found if thing.score > Rules.threshold]

@@ -286,9 +286,10 @@ def main() -> None:
         prog="python -m janus.train.detector", description="Train the scene judge."
     )
     parser.add_argument("recipe", type=Path)
-    path = parser.parse_args().recipe
-    _, values = read_recipe(path)
-    print(train_detector(dataclass_from_dict(DetectorRecipe, values, path.name)))
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change the recipe")
+    options = parser.parse_args()
+    _, values = read_recipe(options.recipe, options.set)
+    print(train_detector(dataclass_from_dict(DetectorRecipe, values, options.recipe.name)))
 
 
 if __name__ == "__main__":

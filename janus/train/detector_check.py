@@ -27,7 +27,7 @@ from janus.eval.detect import Detection
 from janus.eval.finder import shared
 from janus.eval.geneval_rules import RULES, Rules, counted, verdict
 from janus.eval.judge import Certainty, SceneJudge
-from janus.eval.seen import _look as look_at
+from janus.eval.seen import look as look_at
 from janus.train.damage import damaged
 
 SEED = 3000  # of what is reported

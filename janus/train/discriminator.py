@@ -28,6 +28,17 @@ class Discriminator(nn.Module):
         if channels < _GROUPS or channels % _GROUPS:
             raise ValueError(f"discriminator.channels must be a multiple of {_GROUPS}, not {channels}")
         super().__init__()
+        with torch.random.fork_rng(devices=[]):  # the layers draw weights, to be thrown away
+            self.body = self._layers(channels, layers)
+        for parameter in self.body.parameters():
+            if parameter.ndim == 4:
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    @staticmethod
+    def _layers(channels: int, layers: int) -> nn.Sequential:
         parts: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         width = channels
         for layer in range(1, layers + 1):
@@ -39,10 +50,7 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
         parts.append(nn.Conv2d(width, 1, 4, padding=1))
-        self.body = nn.Sequential(*parts)
-        for parameter in self.parameters():
-            if parameter.ndim == 4:
-                nn.init.normal_(parameter, std=0.02, generator=generator)
+        return nn.Sequential(*parts)
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.body(pixels)

@@ -30,7 +30,7 @@ class NewModel:
 def new_model(new: NewModel) -> JanusModel:
     """The model in float32: random weights, and those of the parts that come trained.
 
-    The embedding of codes starts as the codebook of the image tokenizer.
+    Embedding and logits of codes begin with the geometry of the image tokenizer's codebook.
 
     Raises ValueError for a file that cannot be read, and for tensors that the model lacks or has in another
     shape.
@@ -57,9 +57,19 @@ def new_model(new: NewModel) -> JanusModel:
         if wrong:
             raise ValueError(f"{path} does not fit the model in the recipe: {some(wrong)}")
         model.load_state_dict(given, strict=False)
-    with torch.no_grad():
-        model.gen_embed.weight.copy_(model.gen_vision_model.quantize.rows())
+    begin_at_codes(model, new.seed)
     return model
+
+
+@torch.no_grad()
+def begin_at_codes(model: JanusModel, seed: int) -> None:
+    """Let codes that look alike begin alike: their embedding is the codebook, and their logits follow it."""
+    rows = model.gen_vision_model.quantize.rows()
+    model.gen_embed.weight.copy_(rows)
+    head = model.gen_head.vision_head.weight
+    generator = torch.Generator().manual_seed(seed)
+    mixed = rows @ torch.randn(rows.shape[1], head.shape[1], generator=generator)
+    head.copy_(mixed * (3 * head.std() / mixed.std()))
 
 
 def text_tokenizer(new: NewModel, texts: Iterable[str], folder: Path) -> Path:

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from janus.model import Batch, JanusModel, Losses
+from janus.train.ahead import LookAhead
 
 
 class Parallel:
@@ -76,13 +77,19 @@ class Trained(nn.Module):
     which one process has no data for would keep the others waiting.
     """
 
-    def __init__(self, model: JanusModel, parallel: Parallel) -> None:
+    def __init__(self, model: JanusModel, parallel: Parallel, look_ahead: float = 0.0) -> None:
+        """look_ahead: the weight of that loss (`janus.train.ahead`), which is added to the balance loss."""
         super().__init__()
         self.janus = model
         self.alone = parallel.world == 1
+        self.weight = look_ahead
+        self.ahead = LookAhead(model.config.core.width) if look_ahead else None
 
     def forward(self, batch: Batch) -> Losses:
-        losses = self.janus(batch)
+        hidden = self.janus.hidden(batch)
+        losses = self.janus.losses(hidden, batch)
+        if self.ahead is not None and self.training:
+            losses.balance = losses.balance + self.weight * self.ahead(self.janus, hidden, batch)
         if not self.alone:
             losses.balance = losses.balance + 0 * self._unused(batch)
         return losses

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from janus.checkpoints.files import InMemory
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VisionConfig
-from janus.data.art import load_sprites
+from janus.data.art import art_table, load_sprites
 from janus.data.scene_source import WORK
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
 from janus.encoders.siglip import SiglipTower
@@ -89,7 +89,7 @@ class _Scenes(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(self, recipe: VisionRecipe) -> None:
         self.recipe = recipe
-        self.maker = SceneMaker(load_sprites(WORK), recipe.config.image_size)
+        self.maker = SceneMaker(load_sprites(WORK, art_table("eighty")), recipe.config.image_size)
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch
@@ -97,7 +97,7 @@ class _Scenes(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         looks = self.recipe.looks
         scene = self.maker.at(looks[index % len(looks)], self.recipe.seed, index // len(looks))
-        pixels = torch.from_numpy(self.maker.render(scene)).permute(2, 0, 1)
+        pixels = torch.tensor(self.maker.render(scene)).permute(2, 0, 1)
         return pixels, *labels(self.maker, scene, self.recipe.config.patch_size)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class TrainRecipe:
     weight_decay: float = 0.0
     clip: float = 1.0  # largest norm of the gradient
     text_weight: float = 1.0  # of a text token in the loss, beside a code
+    look_ahead: float = 0.0  # weight of the loss that asks every cell for the next code that names decide
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
@@ -129,7 +131,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> tuple[str, dic
     except ImportError as error:
         raise ValueError('training needs more packages: pip install "janus-pro[train]"') from error
     try:
-        values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _parsed(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the recipe {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -144,7 +146,19 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> tuple[str, dic
             raise ValueError(
                 f"cannot set {change!r}; give a field of the recipe and its value, as in steps=50"
             )
-        inner[name] = yaml.safe_load(value)
+        inner[name] = _parsed(value)
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a recipe: it has no fields, only {values!r}")
     return values.pop("kind", MODEL), values
+
+
+def _parsed(text: str) -> Any:
+    """What some YAML says, with 2e-4 a number as in YAML 1.2; PyYAML keeps to 1.1, where it is a word."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return yaml.load(text, Loader)

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +20,20 @@ from janus.model import JanusModel
 from janus.train.lora import adapter_state
 from janus.train.parallel import Parallel
 from janus.train.plan import TrainRecipe
-from janus.train.vq_recipe import TokenizerRecipe
 
 MODEL, ADAPTER = "model", "adapter"  # in the run's folder
 CARD = "README.md"  # in either of them
+
+
+class Recipe(Protocol):
+    """What the card reads of any kind of recipe."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def model(self) -> str | None: ...
 
 
 def target(recipe: TrainRecipe) -> Path:
@@ -64,7 +75,7 @@ def _gathered(state: dict[str, Tensor], parallel: Parallel) -> dict[str, Tensor]
 
 
 def model_card(
-    recipe: TrainRecipe | TokenizerRecipe,
+    recipe: Recipe,
     records: Sequence[tuple[str, int, str]],
     seen: dict[str, int],
     scores: dict[str, float],

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from janus import checkpoints
 from janus.config import JanusConfig
@@ -20,13 +18,15 @@ from janus.data.language import caption, question
 from janus.data.pool import pictures, scene_at
 from janus.data.world import World
 from janus.encoders.siglip import SiglipTower
-from janus.model import Batch, JanusModel
+from janus.model import JanusModel
 from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer, train_bpe
+from janus.train.ahead import LookAhead
 from janus.train.batches import Samples, batches
 from janus.train.codes import drawing_codes, name_weights
 from janus.train.common import Average, Run
 from janus.train.decoder import train_decoder
+from janus.train.fresh import begin_at_codes
 from janus.train.recipe import ModelRecipe, Recipe
 from janus.train.tokenizer import load_tokenizer
 from janus.train.vision import load_tower
@@ -88,38 +88,6 @@ def train_model(recipe: Recipe, work: Path) -> None:
     write_model(average.model, work)
 
 
-class LookAhead(nn.Module):
-    """From every cell of a drawing, asks for the first code of the next thing: what its name decides.
-
-    Which code that is, the image loss asks once for each thing; here all the empty cells before it ask too,
-    through a matrix of their own, which is not kept.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.turn = nn.Linear(width, width, bias=False)
-        nn.init.eye_(self.turn.weight)
-
-    def forward(self, model: JanusModel, hidden: Tensor, batch: Batch) -> Tensor:
-        """The mean loss over the cells that have a thing before them; `hidden` is the batch's, (B, T, D)."""
-        if batch.codes is None or batch.code_weights is None or batch.code_slots is None:
-            return hidden.new_zeros(())
-        wanted = things_ahead(batch.codes, batch.code_weights).flatten()
-        vectors = hidden[:, :-1][batch.code_slots[:, 1:]][wanted >= 0]
-        return F.cross_entropy(model.image_logits(self.turn(vectors)), wanted[wanted >= 0])
-
-
-def things_ahead(codes: Tensor, weights: Tensor) -> Tensor:
-    """For each code, itself or the next one that names decide, (N, K); -1 behind the last of them."""
-    heavy = weights > weights.amin(dim=1, keepdim=True)
-    found = torch.full_like(codes, -1)
-    after = torch.full_like(codes[:, 0], -1)
-    for cell in range(codes.shape[1] - 1, -1, -1):
-        after = torch.where(heavy[:, cell], codes[:, cell], after)
-        found[:, cell] = after
-    return found
-
-
 def write_model(model: JanusModel, work: Path) -> None:
     """The trained model in bfloat16, as `Janus.from_pretrained` takes it, in place of an older one."""
     folder = work / FOLDER
@@ -171,15 +139,7 @@ def new_model(config: JanusConfig, image_tokenizer: VqTokenizer, tower: SiglipTo
     model.vision_model.load_state_dict(tower.state_dict())
     for part in (model.gen_vision_model, model.vision_model):
         part.requires_grad_(False)
-    with torch.no_grad():
-        rows = image_tokenizer.quantize.rows()
-        model.gen_embed.weight.copy_(rows)
-        # Codes that look alike begin with logits that are alike.
-        head = model.gen_head.vision_head.weight
-        mixed = rows @ torch.randn(
-            rows.shape[1], head.shape[1], generator=torch.Generator().manual_seed(seed)
-        )
-        head.copy_(mixed * (3 * head.std() / mixed.std()))
+    begin_at_codes(model, seed)
     return model
 
 

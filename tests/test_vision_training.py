@@ -1,0 +1,101 @@
+"""Training a vision encoder patch by patch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from janus.config import PRESETS
+from janus.data.scenes import COLOURS, NAMES, SceneMaker
+from janus.model import JanusModel
+from janus.train import patches
+from janus.train.fresh import NewModel, new_model
+from janus.train.kinds import train
+from janus.train.patches import NOTHING, labels
+from tests.test_scene_source import SIZE, stand_ins
+
+
+@pytest.fixture(autouse=True)
+def art(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "load_sprites", lambda work, table: stand_ins())
+
+
+def recipe(folder: Path, **changes: object) -> Path:
+    config = dataclasses.replace(PRESETS["tiny-v3"].vision, image_size=SIZE, patch_size=16)
+    values = {
+        "kind": "vision",
+        "out": str(folder / "run"),
+        "config": dataclasses.asdict(config),
+        "looks": ["varied", "tidy"],
+        "steps": 4,
+        "batch": 4,
+        "keep_every": 2,
+        "warmup": 1,
+        "workers": 0,
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(values | changes), encoding="utf-8")
+    return path
+
+
+def test_patches_are_labelled_with_what_covers_most_of_them() -> None:
+    maker = SceneMaker(stand_ins(), SIZE)
+    for index in range(20):
+        scene = maker.at("varied", 0, index)
+        kinds, colours = labels(maker, scene, 16)
+        owners = maker.owners(scene)
+        for place, (kind, colour) in enumerate(zip(kinds.tolist(), colours.tolist(), strict=True)):
+            y, x = divmod(place, SIZE // 16)
+            cell = owners[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+            shares = [float((cell == number).mean()) for number in range(len(scene.things))]
+            if max(shares) < 1 / 3:
+                assert (kind, colour) == (0, NOTHING)
+                continue
+            thing = scene.things[shares.index(max(shares))]
+            assert NAMES[kind - 1] == thing.name
+            assert (COLOURS[colour - 1] if colour else None) == thing.colour
+
+
+def test_the_result_is_a_part_of_a_new_model(tmp_path: Path) -> None:
+    written = train(recipe(tmp_path))
+    vision = dataclasses.replace(PRESETS["tiny-v3"].vision, image_size=SIZE, patch_size=16)
+    tiny = PRESETS["tiny-v3"]
+    config = dataclasses.replace(tiny, vision=vision, image=dataclasses.replace(tiny.image, size=SIZE))
+    model = new_model(NewModel(config, (str(written / "model.safetensors"),)))
+    fresh = JanusModel(config).vision_model.state_dict()
+    assert any(not torch.equal(v, fresh[k]) for k, v in model.vision_model.state_dict().items())
+    assert "varied scenes" in (written / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_goes_on_to_the_same_encoder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = train(recipe(tmp_path / "a"))
+    train(recipe(tmp_path / "b", steps=2, schedule="constant"))
+    with pytest.raises(ValueError, match="another recipe; it differs in schedule"):
+        train(recipe(tmp_path / "b"))
+    train(recipe(tmp_path / "a", steps=4))  # finished already
+    (tmp_path / "c").mkdir()
+    constant = train(recipe(tmp_path / "c", schedule="constant"))
+    part = train(recipe(tmp_path / "b", schedule="constant"))
+    name = "model.safetensors"
+    assert (part / name).read_bytes() == (constant / name).read_bytes()
+    assert (whole / name).read_bytes() != (constant / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"looks": []}, "looks is empty"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"looks": ["wild"]}, "must be one of"),
+        ({"speed": 1}, r"unknown fields \['speed'\]"),
+    ],
+)
+def test_wrong_recipes(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(recipe(tmp_path, **changes))
