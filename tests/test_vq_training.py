@@ -43,15 +43,13 @@ NOTHING = dict.fromkeys(dataclasses.asdict(VqWeights()), 0.0)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty-four pictures of two plain squares, in two folders, without words."""
+    """Sixty-four pictures of two by two coloured squares, in two folders, without words."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for i in range(64):
-        picture = Image.new("RGB", (40, 32), tuple(int(v) for v in rng.integers(256, size=3)))
-        x, y = (int(v) for v in rng.integers(0, 20, size=2))
-        picture.paste(tuple(int(v) for v in rng.integers(256, size=3)), (x, y, x + 12, y + 12))
+        squares = Image.fromarray(rng.integers(0, 2, size=(2, 2, 3)).astype(np.uint8) * 255)
         (folder / f"{i % 2}").mkdir(exist_ok=True)
-        picture.save(folder / f"{i % 2}" / f"{i}.png")
+        squares.resize((40, 32), Image.Resampling.NEAREST).save(folder / f"{i % 2}" / f"{i}.png")
     return folder
 
 
@@ -65,7 +63,7 @@ def values(data: Path, out: Path, **changes: object) -> dict[str, object]:
         "micro_pictures": 8,
         "learning_rate": 1e-3,
         "precision": "float32",
-        "keep_every": 5,
+        "keep_every": 1000,
     } | changes
 
 
@@ -140,22 +138,22 @@ def test_only_the_parts_of_the_recipe_learn(data: Path, tmp_path: Path, part: st
 
 def test_learns_keeps_its_codes_in_use_and_shows_it(data: Path, tmp_path: Path) -> None:
     looked = {"data": [{"path": str(data)}], "every": 50, "pictures": 64}
-    plan = recipe(data, tmp_path / "run", steps=150, codes_every=20, validation=looked, learning_rate=4e-3)
+    plan = recipe(data, tmp_path / "run", steps=100, codes_every=20, validation=looked, learning_rate=1e-2)
     train_tokenizer(plan)
     log = rows(tmp_path / "run")
     psnr = [float(row["PSNR"]) for row in log if row["PSNR"]]
-    assert psnr[-1] > psnr[0] + 1
+    assert psnr[-1] > psnr[0] + 8
     used = [float(row["codes used"]) for row in log if row["codes used"]]
     assert min(used[-4:]) > 0.9
     assert 1 < float([row["perplexity"] for row in log if row["perplexity"]][-1]) <= SIZES.codes
     seen = [row for row in log if row["validation PSNR"]]
-    assert [row["step"] for row in seen] == ["50", "100", "150"]
+    assert [row["step"] for row in seen] == ["50", "100"]
     assert float(seen[-1]["validation PSNR"]) > float(seen[0]["validation PSNR"])
     assert float(seen[-1]["validation codes used"]) > 0.9
-    sheet = Image.open(tmp_path / "run" / "pictures" / "step-00000150.png")
+    sheet = Image.open(tmp_path / "run" / "pictures" / "step-00000100.png")
     assert sheet.size == (4 * 36 - 4, 4 * 68 - 4)  # sixteen originals, each above its reconstruction
     card = (tmp_path / "run" / "tokenizer" / "README.md").read_text(encoding="utf-8")
-    assert "2,400 pictures" in card
+    assert "1,600 pictures" in card
     assert "validation PSNR" in card
 
 
@@ -164,7 +162,7 @@ def test_without_moving_codes_most_are_never_used(data: Path, tmp_path: Path) ->
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr(vq, "_SETTLED", -1.0)
-        train_tokenizer(recipe(data, tmp_path / "run", steps=150, codes_every=20, learning_rate=4e-3))
+        train_tokenizer(recipe(data, tmp_path / "run", steps=100, codes_every=20, learning_rate=1e-2))
     assert float([row["codes used"] for row in rows(tmp_path / "run") if row["codes used"]][-1]) < 0.7
 
 
@@ -268,6 +266,7 @@ def test_an_adversary_learns_to_tell() -> None:
 
 EVERYTHING: dict[str, object] = {
     "steps": 24,
+    "keep_every": 5,
     "codes_every": 8,
     "average": 0.9,
     "losses": {"adversarial": 0.5},
@@ -340,7 +339,7 @@ def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for name in ("loss", "PSNR", "discriminator"):
         one, two = ([float(row[name] or 0) for row in rows(tmp_path / run)] for run in ("one", "two"))
-        np.testing.assert_allclose(two, one, rtol=1e-4)
+        np.testing.assert_allclose(two, one, rtol=1e-5)
     # What two processes left, one can go on from.
     longer = EVERYTHING | {"steps": 30}
     train_tokenizer(recipe(data, tmp_path / "two", **longer))
@@ -354,12 +353,16 @@ def test_accumulated_pictures_are_pictures_at_once(data: Path, tmp_path: Path) -
 
 
 def test_half_precision_learns(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perceptual, "pretrained", small_network)
-    losses = {"adversarial": 0.1, "perceptual": 0.1}
-    changes = {"precision": "bfloat16", "steps": 40, "losses": losses, "discriminator": {"channels": 32}}
-    train_tokenizer(recipe(data, tmp_path / "run", **changes))
+    plan = recipe(data, tmp_path / "run", precision="bfloat16", steps=20, learning_rate=5e-3)
+    train_tokenizer(plan)
     log = rows(tmp_path / "run")
-    assert float(log[-1]["PSNR"]) > float(log[0]["PSNR"]) + 1
+    assert float(log[1]["PSNR"]) > float(log[0]["PSNR"])
+    monkeypatch.setattr(perceptual, "pretrained", small_network)
+    plan = recipe(
+        data, tmp_path / "all", precision="bfloat16", losses={"adversarial": 0.1, "perceptual": 0.1}
+    )
+    train_tokenizer(plan)
+    assert all(torch.isfinite(value).all() for value in kept(tmp_path / "all").values())
 
 
 def test_a_tokenizer_is_where_others_begin(data: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def paint_background(background: Background, size: int) -> Image.Image:
         return Image.new("RGB", (size, size), background.colours[0])
     mixed = _pattern(background.pattern, size, np.random.default_rng(background.seed))
     steps = np.linspace(background.colours[0], background.colours[-1], 256).astype(np.uint8)
-    picture = Image.fromarray((255 * mixed.astype(np.float32)).astype(np.uint8), "P")
+    picture = Image.fromarray((255 * mixed.astype(np.float32)).astype(np.uint8))
     picture.putpalette(steps.tobytes())
     return picture.convert("RGB")
 

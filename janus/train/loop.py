@@ -53,6 +53,8 @@ def train(recipe: TrainRecipe, device: str | None = None) -> Path:
 class _ModelRun(Run[Packed]):
     """Everything of one run, set up by the recipe and taken from its last state."""
 
+    loader: PackedLoader
+
     def __init__(self, recipe: TrainRecipe, parallel: Parallel) -> None:
         super().__init__(recipe, dataclasses.asdict(recipe), _FREE, parallel)
         self.recipe, self.target = recipe, results.target(recipe)

@@ -74,6 +74,8 @@ class _Trained(nn.Module):
 class _TokenizerRun(Run[Pictures]):
     """Everything of one run, set up by the recipe and taken from its last state."""
 
+    loader: PictureLoader
+
     def __init__(self, recipe: TokenizerRecipe, parallel: Parallel) -> None:
         super().__init__(recipe, dataclasses.asdict(recipe), _FREE, parallel)
         self.recipe, self.target = recipe, target(recipe)
@@ -211,7 +213,7 @@ class _TokenizerRun(Run[Pictures]):
         self._sums = torch.zeros(len(self.objective.noted), dtype=torch.float64, device=self.parallel.device)
         self._pictures = 0
         self._gradient = 0.0
-        self._use: dict[str, float] = {}  # if it was counted
+        self._use = dict[str, float]()  # if it was counted
 
     def report(self, seconds: float) -> dict[str, float]:
         pictures = torch.tensor(float(self._pictures), device=self.parallel.device)

@@ -39,7 +39,7 @@ class DiscriminatorRecipe:
 
     begins: int = 1  # the first step that trains and asks it; the tokenizer should be fairly good by then
     channels: int = 64  # of its first layer
-    layers: int = 3  # that widen it
+    layers: int = 3  # that halve the side
     rate: float = 1.0  # its learning rate, of the recipe's
 
 
