@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,15 @@ def values(data: Path, out: Path, **changes: object) -> dict[str, object]:
         "precision": "float32",
         "keep_every": 1000,
     } | changes
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As under torchrun: more threads round sums otherwise, and one bit may choose another code."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def recipe(data: Path, out: Path, **changes: object) -> TokenizerRecipe:
