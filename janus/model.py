@@ -34,11 +34,13 @@ class Batch:
     learn: Tensor | None = None  # (B, T) bool: text tokens that the text loss asks for
     pixels: Tensor | None = None  # (N, 3, S, S) understood pictures
     image_slots: Tensor | None = None  # (B, T) bool, N * P of them set
+    slot_words: Tensor | None = None  # (N * P, W) long: tokens that name what a patch shows, else -1
     codes: Tensor | None = None  # (M, K) long, drawn pictures; each code is asked for by the image loss
     code_slots: Tensor | None = None  # (B, T) bool, M * K of them set
     code_weights: Tensor | None = None  # (M, K) of each code in the image loss; their mean should be 1
     positions: Tensor | None = None  # (B, T) long, restarting with each sample
     segments: Tensor | None = None  # (B, T) long, one number per sample, 0 for padding
+    branches: Tensor | None = None  # (B, T) long: what continues branch 0 of its sample alone
 
 
 @dataclass
@@ -127,9 +129,10 @@ class JanusModel(nn.Module):
             x = _fill(x, batch.code_slots, self.embed_codes(batch.codes), "code_slots")
         return x
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """The core's output after its final norm, (B, T, D)."""
-        return self.core(self.embed(batch), batch.positions, batch.segments)
+    def hidden(self, batch: Batch, entering: Tensor | None = None) -> Tensor:
+        """The core's output after its final norm, (B, T, D); `entering` is what `embed` gave, if at hand."""
+        x = self.embed(batch) if entering is None else entering
+        return self.core(x, batch.positions, batch.segments, branches=batch.branches)
 
     def forward(self, batch: Batch) -> Losses:
         """Both losses: each asked-for token is predicted from the one before it in its row.

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from janus.data import scenes
+from janus.data.subjects import held_out
 from janus.eval.benchmark import Answers, Item, Mode, Samples
 from janus.eval.detect import Detection
 from janus.eval.folder import Run
 from janus.eval.geneval import GenEval, read_metadata
 from janus.eval.geneval_rules import RULES, Seen, counted, overlap, relations, verdict
 from janus.eval.geneval_scores import scores_of
-from janus.eval.prompts import COLOURS, COUNTS, NAMES, TASKS, make_prompts
+from janus.eval.prompts import COLOURS, COUNTS, NAMES, TASKS, make_prompts, shows_held_out
 from janus.eval.runner import score
 from janus.eval.seen import see
 from tests.geneval_cases import cases
@@ -260,6 +261,20 @@ def test_own_prompts_have_the_official_shape() -> None:
         assert len(set(names)) == len(names)
     shades_used = {clause.get("color") for sample in lines for clause in sample["include"]}
     assert shades_used == {None, *COLOURS}
+
+
+def test_prompts_of_held_out_combinations() -> None:
+    counts = {task: 12 for task in TASKS if task != "single_object"}
+    for wanted in (True, False):
+        lines = make_prompts(0, counts, lambda line, wanted=wanted: shows_held_out(line) == wanted)  # type: ignore[misc]
+        found = Counter(line["tag"] for line in lines)
+        assert found["two_object"] == found["position"] == 12
+        for line in lines:
+            clauses = line["include"]
+            things = [(c["class"], c.get("color")) for c in clauses for _ in range(c["count"])]
+            assert held_out(things) == wanted
+    every = make_prompts(0, {"counting": 200}, shows_held_out)
+    assert 0 < len(every) < 60
 
 
 def test_the_world_has_the_same_classes_and_colours() -> None:

@@ -17,6 +17,8 @@ from janus.data.paint import things_table
 from janus.data.scene_source import SceneSource, ScenesRecipe
 from janus.data.scenes import CELLS, SceneMaker, block
 from janus.tokenizers.image import VqTokenizer
+from janus.tokenizers.text import train_bpe
+from janus.train.stream import Writer
 
 SIZE = 64
 
@@ -52,7 +54,7 @@ def maker() -> SceneMaker:
 @pytest.fixture
 def open_scenes(tokenizer: VqTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
     monkeypatch.setattr(scene_source, "load_sprites", lambda work, table: stand_ins())
-    return lambda **values: SceneSource(ScenesRecipe(**values), tokenizer, tmp_path)
+    return lambda **values: SceneSource(ScenesRecipe(**values), tokenizer, work=tmp_path)
 
 
 def test_a_thing_has_the_same_codes_wherever_it_stands(maker: SceneMaker, tokenizer: VqTokenizer) -> None:
@@ -127,6 +129,37 @@ def test_scenes_to_see_and_to_read(open_scenes) -> None:  # type: ignore[no-unty
     assert words.text.count("\n") == 2
     with pytest.raises(IndexError, match="scenes are 0 to 999999"):
         seeing[1_000_000]
+
+
+def test_scenes_say_what_each_patch_shows(maker: SceneMaker, tokenizer: VqTokenizer, open_scenes) -> None:  # type: ignore[no-untyped-def]
+    source = open_scenes(teach="seeing", look="varied", questions=4, apart=True)
+    assert source[3].shown == ()
+    source.patch = 16
+    record, scene = source[3], maker.at("varied", 0, 3)
+    assert record.apart
+    assert len(record.shown) == (SIZE // 16) ** 2
+    names = {f"{t.colour} {t.name}" if t.colour else t.name for t in scene.things}
+    assert set(record.shown) - {""} <= names
+    assert set(record.shown) & names
+
+
+def test_questions_apart_become_branches_of_one_sample(tmp_path: Path, open_scenes) -> None:  # type: ignore[no-untyped-def]
+    config = PRESETS["tiny-v3"]
+    source = open_scenes(teach="seeing", look="varied", questions=4, apart=True)
+    source.patch = 16
+    record = source[3]
+    words = train_bpe([m["content"] for m in record.messages], 400, config.prompt, tmp_path)
+    draft = Writer(config, words, 0.0)(record, np.random.default_rng(0))
+    assert len(draft.branches) == len(draft.learn) == len(record.messages) // 2 > 1
+    assert draft.branches[-1][1] == len(draft.ids)
+    assert list(draft.ids).count(words.image_id) == config.vision.tokens  # one picture for all
+    for (start, end), (first, last), answer in zip(
+        draft.branches, draft.learn, record.messages[1::2], strict=True
+    ):
+        assert start < first < last == end
+        assert words.decode(draft.ids[first : last - 1]) == f" {answer['content']}"
+    assert draft.words is not None
+    assert len(draft.words) == len(record.shown)
 
 
 def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer: VqTokenizer) -> None:  # type: ignore[no-untyped-def]

@@ -58,7 +58,7 @@ def samples(world: World, words: TextTokenizer) -> Samples:
     config = dataclasses.replace(config, prompt=dataclasses.replace(config.prompt, use_system_prompt=False))
     codes = np.arange(6 * config.vq.tokens).reshape(6, -1).astype(np.int16) % config.vq.codes
     pool = np.arange(6)[:, None, None, None] + np.zeros((6, 32, 32, 3), np.uint8)
-    settings = ModelRecipe(steps=1, tokens=4 * ROW, drop_prompt=0.0)
+    settings = ModelRecipe(steps=1, tokens=4 * ROW, drop_prompt=0.0, apart_share=0.0)
     pool = pool.astype(np.uint8)
     return Samples(config, settings, words, world, 0, codes, np.ones(codes.shape, np.float32), pool, pool)
 

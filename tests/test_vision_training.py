@@ -7,15 +7,19 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 
 from janus.config import PRESETS
 from janus.data.scenes import COLOURS, NAMES, SceneMaker
+from janus.encoders.siglip import SiglipTower
 from janus.model import JanusModel
 from janus.train import patches
 from janus.train.fresh import NewModel, new_model
 from janus.train.kinds import train
-from janus.train.patches import NOTHING, labels
+from janus.train.patches import NOTHING, PatchReader, labels
+from janus.train.perceptual import NAME, Perceptual
 from tests.test_scene_source import SIZE, stand_ins
 
 
@@ -69,6 +73,32 @@ def test_the_result_is_a_part_of_a_new_model(tmp_path: Path) -> None:
     fresh = JanusModel(config).vision_model.state_dict()
     assert any(not torch.equal(v, fresh[k]) for k, v in model.vision_model.state_dict().items())
     assert "varied scenes" in (written / "README.md").read_text(encoding="utf-8")
+
+
+def test_distilling_asks_for_the_teachers_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def teacher(depths: tuple[int, ...]) -> Perceptual:
+        torch.manual_seed(1)
+        return Perceptual(timm.create_model(NAME).state_dict(), depths)
+
+    monkeypatch.setattr(patches, "pretrained", teacher)
+    config = dataclasses.replace(PRESETS["tiny-v3"].vision, image_size=SIZE, patch_size=16)
+    torch.manual_seed(0)
+    reader = PatchReader(SiglipTower(config), distil=0.5)
+    pixels, grid = torch.rand(2, 3, SIZE, SIZE) * 2 - 1, SIZE // 16
+    wanted = reader.teach(pixels)
+    assert wanted.shape == (2, grid**2, 432)
+    torch.testing.assert_close(wanted[..., :112].square().sum(-1), torch.ones(2, grid**2))
+    labelled = torch.zeros(2, grid**2, dtype=torch.long), torch.full((2, grid**2), NOTHING)
+    labelled[1][0, 0] = 0
+    with torch.no_grad():
+        loss = reader(pixels, *labelled)[0]
+        reader.taught.bias.copy_(wanted[0, 0])
+        missed = (reader.taught.bias - wanted).square().sum(-1).mean()
+        before = wanted.square().sum(-1).mean()
+        torch.testing.assert_close(reader(pixels, *labelled)[0] - loss, 0.5 * (missed - before))
+    written = train(recipe(tmp_path, distil=0.5))
+    names = load_file(written / "model.safetensors").keys()
+    assert {name.partition(".")[0] for name in names} == {"vision_model"}
 
 
 def test_a_run_goes_on_to_the_same_encoder(tmp_path: Path) -> None:

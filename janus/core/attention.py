@@ -39,16 +39,19 @@ class Visibility:
     causal: bool = False
 
 
-def visibility(x: Tensor, segments: Tensor | None, cache: Cache | None) -> Visibility:
+def visibility(
+    x: Tensor, segments: Tensor | None, cache: Cache | None, branches: Tensor | None = None
+) -> Visibility:
     """The rule of every layer: a token sees the slots up to its own that belong to its own sample.
 
-    x (B, T, D); segments (B, T).  Call after `cache.begin`.  A mask is made only where plain causal
+    x (B, T, D); segments (B, T); branches (B, T), if given, hide those of a sample from one another: a token
+    sees its own branch and branch 0.  Call after `cache.begin`.  A mask is made only where plain causal
     or full attention would not do.  Padding (sample 0) sees padding, so that no row is ever empty.
     """
     tokens = x.shape[1]
     start = 0 if cache is None else cache.length
     padded = segments is not None if cache is None else cache.padded
-    if not padded and (start == 0 or tokens == 1):
+    if not padded and branches is None and (start == 0 or tokens == 1):
         return Visibility(causal=tokens > 1)
     slots = torch.arange(start + tokens, device=x.device)
     mask = (slots <= slots[start:, None])[None, None]  # (1, 1, T, S)
@@ -56,6 +59,9 @@ def visibility(x: Tensor, segments: Tensor | None, cache: Cache | None) -> Visib
         seen = segments if cache is None else cache.segments[:, : start + tokens]
         assert seen is not None
         mask = mask & (seen[:, None, start:, None] == seen[:, None, None, :])
+    if branches is not None:
+        trunk = (branches == 0)[:, None, None, :]
+        mask = mask & (trunk | (branches[:, None, :, None] == branches[:, None, None, :]))
     return Visibility(mask)
 
 

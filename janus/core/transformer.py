@@ -65,6 +65,7 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         segments: Tensor | None = None,
         cache: Cache | None = None,
+        branches: Tensor | None = None,
     ) -> Tensor:
         """Embeddings (B, T, D) -> hidden states (B, T, D) after the final norm.
 
@@ -72,18 +73,20 @@ class Transformer(nn.Module):
         segments: (B, T), the sample each token belongs to; a token attends the slots up to its own of
             its own sample.  0 is padding, which sees only padding.  None is sample 1 throughout.
         cache: read, and extended by these T tokens.
+        branches: (B, T), for training: of its sample a token sees its own branch and branch 0 only, as if
+            each branch alone had followed branch 0.
 
-        Raises ValueError if shapes disagree, the cache is full, or a row without segments or positions
-        is longer than the model's context.
+        Raises ValueError if shapes disagree, the cache is full or would have to keep branches apart, or a
+        row without segments or positions is longer than the model's context.
         """
         batch, tokens, _ = x.shape
-        self._check(x, positions, segments, cache)
+        self._check(x, positions, segments, cache, branches)
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + tokens, device=x.device)[None]
         if cache is not None:
             cache.begin(batch, tokens, segments)
-        visible = visibility(x, segments, cache)
+        visible = visibility(x, segments, cache, branches)
         angles = self._angles(positions, x.dtype)
         samples = None
         if self.training and self._moes():
@@ -95,9 +98,16 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def _check(
-        self, x: Tensor, positions: Tensor | None, segments: Tensor | None, cache: Cache | None
+        self,
+        x: Tensor,
+        positions: Tensor | None,
+        segments: Tensor | None,
+        cache: Cache | None,
+        branches: Tensor | None,
     ) -> None:
-        for name, value in (("positions", positions), ("segments", segments)):
+        if branches is not None and cache is not None:
+            raise ValueError("branches are for training; a cache holds one continuation of each row")
+        for name, value in (("positions", positions), ("segments", segments), ("branches", branches)):
             if value is not None and value.shape != x.shape[:2]:
                 raise ValueError(
                     f"{name} are {tuple(value.shape)}, but there are {tuple(x.shape[:2])} tokens"

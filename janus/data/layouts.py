@@ -16,7 +16,6 @@ Place = tuple[int, int, int]  # column, row, and cells along a side, of a block 
 RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
 CELLS = 8  # along a side: things to draw stand on this grid, that of the image tokenizer's codes
 BORDER = 2  # pixels that a thing to draw keeps from the edges of its block
-_CENTRAL = ((1, 1), (0, 0), (2, 0), (0, 2), (2, 2))  # where one block of six cells may be
 _QUADRANTS = ((0, 0), (4, 0), (0, 4), (4, 4))
 # The longer side of each thing, as shares of the picture's, where one thing is shown, two, ... six.
 _SIZES = ((0.45, 0.95), (0.32, 0.62), (0.28, 0.52), (0.25, 0.45), (0.22, 0.40), (0.20, 0.36))
@@ -59,16 +58,14 @@ def relation(a: Sequence[float], b: Sequence[float]) -> Relation | None:
 def tidy_places(count: int, rng: np.random.Generator, between: Relation | None = None) -> list[Place]:
     """Blocks for 1 to 4 things to draw.
 
-    One has six cells, in the middle or in a corner.  Two have four each and stand as `between` says, or
-    in any of the four relations, shifted together by one to three cells across.  Three and four stand
-    in the picture's quarters.
+    One has six cells and stands in the middle.  Two have four each and stand beside or above one another,
+    as `between` says, or in any of the four relations.  Three and four stand in the picture's quarters.
     """
     if count == 1:
-        return [(*_CENTRAL[int(rng.integers(len(_CENTRAL)))], 6)]
+        return [(1, 1, 6)]
     if count == 2:
         between = between or RELATIONS[int(rng.integers(4))]
-        across = int(rng.integers(1, 4))
-        places = [(0, across), (4, across)]
+        places = [(0, 2), (4, 2)]
         if between in ("right of", "below"):
             places.reverse()
         return [(y, x, 4) if between in ("above", "below") else (x, y, 4) for x, y in places]

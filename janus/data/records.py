@@ -83,9 +83,11 @@ class Record:
     kind: Kind
     caption: str | None = None  # what to draw
     messages: tuple[Message, ...] = ()  # a conversation, the last turn the assistant's
+    apart: bool = False  # its questions are asked each by itself, all about the pictures of the first
     text: str | None = None  # to continue
     images: tuple[Picture, ...] = ()  # of the messages in their order, or the one to draw ...
     codes: np.ndarray | None = None  # ... or its codes (K,), already made
+    shown: tuple[str, ...] = ()  # what each patch of the pictures shows, in words, "" for nothing
     weights: np.ndarray | None = None  # (K,) float32: how much each code counts in the loss, 1 on average
 
 

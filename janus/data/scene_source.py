@@ -29,7 +29,8 @@ class ScenesRecipe:
     look: Look
     seed: int = 0
     count: int = 1_000_000  # scenes; they are only made when they are asked for
-    questions: int = 3  # about each picture, one conversation
+    questions: int = 3  # about each picture
+    apart: bool = False  # ask each of them by itself, not one after the other in a conversation
     blocks: bool = False  # codes to draw are those of each thing alone (see `janus.data.blocks`)
     name_weight: float = 1.0  # in the loss, of the codes that only a caption's words can tell; needs `blocks`
     redrawn: int = 0  # ask about so many tidy pictures as their blocks' codes give them back
@@ -67,11 +68,15 @@ class _Made:
 class SceneSource:
     """Scenes as records (see `janus.data.records.Records`): the same at the same number, always.
 
-    `tokenizer` codes what is to be drawn.  Raises ValueError where its grid does not fit the scenes.
+    `tokenizer` codes what is to be drawn.  With `patch`, a side in pixels, records say what each patch of a
+    picture shows.  Raises ValueError where its grid does not fit the scenes.
     """
 
-    def __init__(self, recipe: ScenesRecipe, tokenizer: VqTokenizer, work: Path = WORK) -> None:
+    def __init__(
+        self, recipe: ScenesRecipe, tokenizer: VqTokenizer, patch: int | None = None, work: Path = WORK
+    ) -> None:
         self.recipe = recipe
+        self.patch = patch
         self.unusable = Skipped()
         self.maker = SceneMaker(load_sprites(work, art_table("eighty")), tokenizer.config.image_size)
         self._blocks: Blocks | None = None
@@ -113,7 +118,13 @@ class SceneSource:
         for one in asked:
             messages.append({"role": "user", "content": one.question, "images": [] if messages else [shown]})
             messages.append({"role": "assistant", "content": one.answer})
-        return Record(name, "understanding", messages=tuple(messages), images=(shown,))
+        words: tuple[str, ...] = ()
+        if self.patch is not None:
+            things = self.maker.patches(scene, self.patch)
+            words = tuple("" if t is None else " ".join(filter(None, (t.colour, t.name))) for t in things)
+        return Record(
+            name, "understanding", messages=tuple(messages), images=(shown,), shown=words, apart=recipe.apart
+        )
 
     def _drawing(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:
         picture = _Rendered(self.maker, scene)

@@ -212,6 +212,18 @@ class SceneMaker:
             owners[top:bottom, left:right][np.asarray(self._drawing(thing))[..., 3] > 127] = number
         return owners
 
+    def patches(self, scene: Scene, patch: int) -> list[Thing | None]:
+        """What each patch of `patch` pixels shows, rows first: the thing that covers most of it.
+
+        A patch less than a third covered shows none.
+        """
+        grid = self.size // patch
+        owners = self.owners(scene)[: grid * patch, : grid * patch]
+        cells = owners.reshape(grid, patch, grid, patch).transpose(0, 2, 1, 3).reshape(grid * grid, -1)
+        shares = np.stack([(cells == number).mean(axis=1) for number in range(len(scene.things))])
+        most, enough = shares.argmax(axis=0), shares.max(axis=0) >= 1 / 3
+        return [scene.things[number] if yes else None for number, yes in zip(most, enough, strict=True)]
+
     def _drawing(self, thing: Thing) -> Image.Image:
         left, top, right, bottom = thing.box
         what = (thing.sprite, thing.colour, (right - left, bottom - top), thing.mirrored)

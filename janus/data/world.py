@@ -100,19 +100,17 @@ class World:
             sprites = [sprites[0]] * len(sprites)
         if relation is None:
             places = self.single_boxes(self.size)
-            large = rng.random() < 0.5
-            boxes = [places[int(rng.integers(1, len(places)))] if large else places[0]]
+            boxes = [places[int(rng.integers(len(places)))]]
         else:
             boxes = self.pair_boxes(self.size, relation, int(rng.choice(self.ACROSS)))
         return self._scene(names, colours, sprites, boxes, relation, background)
 
-    ACROSS = (1, 2, 3)  # cells that a pair may be shifted, across the line it stands in
+    ACROSS = (2,)  # cells that a pair may be shifted, across the line it stands in
 
     @staticmethod
     def single_boxes(size: int) -> list[Box]:
-        """Where one thing to draw may be: in the middle, or larger in one of four places."""
-        places = [(1, 1, 6), (0, 0, 7), (1, 0, 7), (0, 1, 7), (1, 1, 7)]
-        return [_in_cells(size, x, y, edge) for x, y, edge in places]
+        """Where one thing to draw may be: in the middle."""
+        return [_in_cells(size, 1, 1, 6)]
 
     @staticmethod
     def pair_boxes(size: int, relation: Relation, across: int) -> list[Box]:

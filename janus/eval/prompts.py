@@ -1,14 +1,22 @@
 """Prompts of GenEval's six tasks, made from a seed, in the form of its `evaluation_metadata.jsonl`.
 
+    python -m janus.eval.prompts [--seed N] [--combinations trained | held-out] > prompts.jsonl
+
 Words and numbers of prompts follow the official 553, so that the two sets ask the same of a model.
+"Held-out" are combinations that the embedded model's training never shows (`janus.data.subjects.held_out`):
+pairs of classes, colours of a class and numbers of a class; "trained" are the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from janus.data.subjects import held_out
 
 # The classes, in the order of COCO, as GenEval's `object_names.txt` calls them.
 _NAMES = """
@@ -34,14 +42,18 @@ COUNTS = {
     "color_attr": 100,
 }
 TASKS = tuple(COUNTS)
+_TRIES = 1000  # lines made for each that is kept, at most
 _MOST = {"single_object": 80, "counting": 3 * 80, "colors": 79 * 10}  # as many different ones there are
 
 
-def make_prompts(seed: int = 0, counts: Mapping[str, int] = COUNTS) -> list[dict[str, Any]]:
+def make_prompts(
+    seed: int = 0, counts: Mapping[str, int] = COUNTS, keep: Callable[[dict[str, Any]], bool] | None = None
+) -> list[dict[str, Any]]:
     """Lines of metadata, as many of each task as `counts` says, no two alike.
 
     Single objects are the classes in a random order.  Persons never get a colour, as in the official set.
-    Raises ValueError for an unknown task, and for more prompts than a task has.
+    With `keep`, only lines for which it is true, fewer where there are not so many.  Raises ValueError for an
+    unknown task, and for more prompts than a task has.
     """
     for task, count in counts.items():
         if task not in TASKS:
@@ -53,9 +65,12 @@ def make_prompts(seed: int = 0, counts: Mapping[str, int] = COUNTS) -> list[dict
     for task, count in counts.items():
         order = rng.permutation(NAMES)
         before = len(lines)
-        while len(lines) < before + count:
+        for _ in range(_TRIES * count):
+            if len(lines) == before + count:
+                break
             line = _line(task, str(order[(len(lines) - before) % len(NAMES)]), rng)
-            lines.setdefault(line["prompt"], line)
+            if keep is None or keep(line):
+                lines.setdefault(line["prompt"], line)
     return list(lines.values())
 
 
@@ -100,3 +115,36 @@ def _article(words: str) -> str:
 def _plural(name: str) -> str:
     """As the official prompts have it: "buses", but "knifes", "toothbrushs" and "sheeps" as well."""
     return f"{name}es" if name.endswith("s") else f"{name}s"
+
+
+def shows_held_out(line: dict[str, Any]) -> bool:
+    """Whether a line of metadata asks for a combination that the embedded model's training never shows."""
+    things = [(clause["class"], clause.get("color")) for clause in line["include"]]
+    return held_out(
+        [thing for thing, clause in zip(things, line["include"], strict=True) for _ in range(clause["count"])]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m janus.eval.prompts", description="Make prompts as GenEval's."
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--combinations",
+        choices=("trained", "held-out"),
+        help="only those that the embedded model's training shows, or only those that it never does (there "
+        "are none of single objects); default: any",
+    )
+    arguments = parser.parse_args()
+    counts, keep = dict(COUNTS), None
+    if arguments.combinations is not None:
+        wanted = arguments.combinations == "held-out"
+        keep = lambda line: shows_held_out(line) == wanted  # noqa: E731
+        counts["single_object"] = 0 if wanted else counts["single_object"]
+    for line in make_prompts(arguments.seed, counts, keep):
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

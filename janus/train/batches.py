@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from janus.config import JanusConfig
-from janus.data.language import caption, question
+from janus.data.language import Answer, caption, question
 from janus.data.pool import scene_at
-from janus.data.world import World
+from janus.data.world import Scene, World
 from janus.model import Batch
 from janus.tokenizers.chat import answer_ids, drawing_prompt, unconditional, understanding_prompt
 from janus.tokenizers.text import TextTokenizer
-from janus.train.packing import Sample, collate
+from janus.train.naming import named
+from janus.train.packing import Sample, collate, questions_apart
 from janus.train.recipe import ModelRecipe
+from janus.train.vision import labels
 
 ROW = 320  # tokens of one row
 
@@ -71,17 +73,33 @@ class Samples:
         pool = self.redrawn if own else self.seeing
         index = int(rng.integers(len(pool)))
         scene = scene_at(self.world, "drawing" if own else "seeing", self.seed, index)
+        pixels, words = as_pixels(pool[index : index + 1]), self._words(scene)
+        if rng.random() < self.settings.apart_share:
+            asked = {(one.question, one.answer) for one in self._asked(scene, rng, self.settings.apart)}
+            ids, learn, branches = questions_apart(sorted(asked), [index], self.tokenizer, self.config)
+            return Sample(ids, learn, branches, pixels=pixels, words=words)
         turns: list[dict[str, Any]] = []
-        ids: list[int] = []
-        answers = []
-        for _ in range(self.settings.turns):
-            asked = question(scene, rng)
-            turns.append({"role": "user", "content": asked.question, "images": [] if turns else [index]})
+        ids, learn = [], []
+        for one in self._asked(scene, rng, self.settings.turns):
+            turns.append({"role": "user", "content": one.question, "images": [] if turns else [index]})
             ids = understanding_prompt(turns, self.tokenizer, self.config.prompt, self.config.vision.tokens)
-            answers.append((len(ids), len(ids) + len(answer_ids(asked.answer, self.tokenizer))))
-            ids = ids + answer_ids(asked.answer, self.tokenizer)
-            turns.append({"role": "assistant", "content": asked.answer})
-        return Sample(ids, answers, pixels=as_pixels(pool[index : index + 1]))
+            learn.append((len(ids), len(ids) + len(answer_ids(one.answer, self.tokenizer))))
+            ids = ids + answer_ids(one.answer, self.tokenizer)
+            turns.append({"role": "assistant", "content": one.answer})
+        return Sample(ids, learn, pixels=pixels, words=words)
+
+    @staticmethod
+    def _asked(scene: Scene, rng: np.random.Generator, count: int) -> list[Answer]:
+        return [question(scene, rng) for _ in range(count)]
+
+    def _words(self, scene: Scene) -> Tensor:
+        """Tokens that name what each patch of a scene's picture shows."""
+        kinds, colours = labels(self.world, [scene], self.config.vision)
+        phrases = []
+        for kind, colour in zip(kinds[0].tolist(), colours[0].tolist(), strict=True):
+            thing = [self.world.names[kind - 1]] if kind else []
+            phrases.append(" ".join([self.world.colours[colour - 1], *thing] if colour > 0 else thing))
+        return named(phrases, self.tokenizer)
 
 
 def batches(samples: Samples, rng: np.random.Generator, step: int = 0) -> Iterator[Batch]:

@@ -69,7 +69,7 @@ class _ModelRun(Run[Packed]):
         kinds: set[Kind] = {part.kind for part in parts}
         learning = choose(self.model, recipe, kinds)
         self.tell(f"{sum(p.numel() for p in learning):,} of {_size(self.model):,} parameters learn")
-        self.trained = Trained(self.model.to(parallel.device), parallel, recipe.look_ahead)
+        self.trained = Trained(self.model.to(parallel.device), parallel, recipe.look_ahead, recipe.naming)
         parallel.shard(self.trained, recipe.precision == "bfloat16")
         self.optimizer = self._optimizer()
         self.average = None if recipe.average is None else Average(self.trained, recipe.average)
@@ -96,13 +96,16 @@ class _ModelRun(Run[Packed]):
             model, origin = checkpoints.load(
                 checkpoints.EMBEDDED if recipe.model in (None, EMBEDDED) else recipe.model
             )
-            return model, open_data(recipe.data, model), origin
+            return model, self._open(recipe.data, model), origin
         model = new_model(recipe.new)
-        sources = open_data(recipe.data, model)
+        sources = self._open(recipe.data, model)
         if self.parallel.first:
             text_tokenizer(recipe.new, _texts(sources), self.folder / WORDS)
         self.parallel.wait()
         return model, sources, text_tokenizer(recipe.new, (), self.folder / WORDS)
+
+    def _open(self, data: Sequence[DataRecipe], model: JanusModel) -> list[tuple[Records, float]]:
+        return open_data(data, model, model.config.vision.patch_size if self.recipe.naming else None)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
@@ -241,12 +244,17 @@ def _sums(losses: Losses) -> Tensor:
     return torch.stack([value.detach().double() for value in values])
 
 
-def open_data(data: Sequence[DataRecipe], model: JanusModel) -> list[tuple[Records, float]]:
-    """The sources of a recipe with their weights; scenes to draw are coded by the model's image tokenizer."""
+def open_data(
+    data: Sequence[DataRecipe], model: JanusModel, patch: int | None = None
+) -> list[tuple[Records, float]]:
+    """The sources of a recipe with their weights; scenes to draw are coded by the model's image tokenizer.
+
+    With `patch`, scenes say what each patch of so many pixels shows.
+    """
     opened: list[tuple[Records, float]] = []
     for one in data:
         if one.scenes is not None:
-            opened.append((SceneSource(one.scenes, model.gen_vision_model), one.weight))
+            opened.append((SceneSource(one.scenes, model.gen_vision_model, patch), one.weight))
         else:
             assert one.path is not None
             opened.append((open_source(one.path), one.weight))

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from janus.config import JanusConfig
 from janus.model import Batch
+from janus.tokenizers.chat import answer_ids, understanding_prompt
 from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import TextTokenizer
 
@@ -25,10 +28,36 @@ class Sample:
 
     ids: Sequence[int]
     learn: Sequence[tuple[int, int]]  # from where to where the text loss asks for tokens
+    branches: Sequence[tuple[int, int]] = ()  # ends of it, each of which could stand alone behind the rest
     pixels: Tensor | None = None  # (n, 3, S, S), prepared for understanding
+    words: Tensor | None = None  # (n * P, W) tokens that name what each patch shows, -1 for none
     codes: Tensor | None = None  # (K,), standing for the last K ids ...
     drawing: Tensor | None = None  # ... or the picture to take them from, (3, S, S) in [-1, 1]
     weights: Tensor | None = None  # (K,) of the codes in the loss, 1 on average; without it all alike
+
+
+def questions_apart(
+    asked: Sequence[tuple[str, str]], images: Sequence[Any], tokenizer: TextTokenizer, config: JanusConfig
+) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
+    """Ids of a sample of several questions about the same pictures, each of them as if asked alone.
+
+    Returns what `Sample` calls ids, learn and branches; `asked` has questions with their answers.
+    Raises ValueError where the chat template begins differently for different questions.
+    """
+    ids: list[int] = []
+    learn, branches = [], []
+    for question, answer in asked:
+        message = {"role": "user", "content": question, "images": images}
+        prompt = understanding_prompt([message], tokenizer, config.prompt, config.vision.tokens)
+        shared = len(prompt) - prompt[::-1].index(tokenizer.image_id)
+        ids = ids or prompt[:shared]
+        if ids[:shared] != prompt[:shared]:
+            raise ValueError("the checkpoint's chat template puts words before the pictures")
+        start, said = len(ids), answer_ids(answer, tokenizer)
+        ids = [*ids, *prompt[shared:], *said]
+        learn.append((len(ids) - len(said), len(ids)))
+        branches.append((start, len(ids)))
+    return ids, learn, branches
 
 
 @dataclass
@@ -68,6 +97,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     shape = (len(rows), length)
     ids = torch.full(shape, tokenizer.pad_id)
     positions, segments = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
+    branches = torch.zeros_like(segments)
     learn = torch.zeros(shape, dtype=torch.bool)
     image_slots, code_slots = torch.zeros_like(learn), torch.zeros_like(learn)
     for r, row in enumerate(rows):
@@ -76,6 +106,9 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
             end = start + len(sample.ids)
             ids[r, start:end] = torch.tensor(sample.ids)
             positions[r, start:end] = torch.arange(end - start)
+            for branch, (first, last) in enumerate(sample.branches, start=1):
+                branches[r, start + first : start + last] = branch
+                positions[r, start + first : start + last] -= first - sample.branches[0][0]
             segments[r, start:end] = number
             for first, last in sample.learn:
                 learn[r, start + first : start + last] = True
@@ -89,12 +122,14 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     drawn = [s for s in every if s.codes is not None or s.drawing is not None]
     drawings = [s.drawing for s in drawn if s.drawing is not None]
     weighted = any(s.weights is not None for s in drawn)
+    shown = _words([s for s in every if s.pixels is not None], tokenizer.image_id)
     even, unknown = torch.ones(codes), torch.zeros(codes, dtype=torch.long)
     batch = Batch(
         ids=ids,
         learn=learn,
         pixels=torch.cat(pixels) if pixels else None,
         image_slots=image_slots if pixels else None,
+        slot_words=shown,
         codes=torch.stack([unknown if s.codes is None else s.codes for s in drawn]) if drawn else None,
         code_slots=code_slots if drawn else None,
         code_weights=torch.stack([even if s.weights is None else s.weights for s in drawn])
@@ -102,6 +137,18 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
         else None,
         positions=positions,
         segments=segments,
+        branches=branches if branches.any() else None,
     )
     lacking = tuple(i for i, s in enumerate(drawn) if s.drawing is not None)
     return Packed(batch, torch.stack(drawings) if drawings else None, lacking)
+
+
+def _words(samples: Sequence[Sample], image_id: int) -> Tensor | None:
+    """The words of all patches; -1 for those of samples that don't name theirs."""
+    widths = {sample.words.shape[1] for sample in samples if sample.words is not None}
+    if not widths:
+        return None
+    nothing = torch.full((1, widths.pop()), -1)
+    return torch.cat(
+        [nothing.repeat(list(s.ids).count(image_id), 1) if s.words is None else s.words for s in samples]
+    )

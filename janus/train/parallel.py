@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from janus.model import Batch, JanusModel, Losses
 from janus.train.ahead import LookAhead
+from janus.train.naming import naming_loss
 
 
 class Parallel:
@@ -77,19 +78,25 @@ class Trained(nn.Module):
     which one process has no data for would keep the others waiting.
     """
 
-    def __init__(self, model: JanusModel, parallel: Parallel, look_ahead: float = 0.0) -> None:
-        """look_ahead: the weight of that loss (`janus.train.ahead`), which is added to the balance loss."""
+    def __init__(
+        self, model: JanusModel, parallel: Parallel, look_ahead: float = 0.0, naming: float = 0.0
+    ) -> None:
+        """look_ahead, naming: weights of those losses (`janus.train.ahead`, `janus.train.naming`), which are
+        added to the balance loss."""
         super().__init__()
         self.janus = model
         self.alone = parallel.world == 1
-        self.weight = look_ahead
+        self.look_ahead, self.naming = look_ahead, naming
         self.ahead = LookAhead(model.config.core.width) if look_ahead else None
 
     def forward(self, batch: Batch) -> Losses:
-        hidden = self.janus.hidden(batch)
+        entering = self.janus.embed(batch)
+        hidden = self.janus.hidden(batch, entering)
         losses = self.janus.losses(hidden, batch)
+        if self.naming and self.training:
+            losses.balance = losses.balance + self.naming * naming_loss(self.janus, entering, hidden, batch)
         if self.ahead is not None and self.training:
-            losses.balance = losses.balance + self.weight * self.ahead(self.janus, hidden, batch)
+            losses.balance = losses.balance + self.look_ahead * self.ahead(self.janus, hidden, batch)
         if not self.alone:
             losses.balance = losses.balance + 0 * self._unused(batch)
         return losses

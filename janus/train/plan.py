@@ -84,6 +84,7 @@ class TrainRecipe:
     clip: float = 1.0  # largest norm of the gradient
     text_weight: float = 1.0  # of a text token in the loss, beside a code
     look_ahead: float = 0.0  # weight of the loss that asks every cell for the next code that names decide
+    naming: float = 0.0  # weight of the loss that asks every patch of a scene for the words of what it shows
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments

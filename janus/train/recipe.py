@@ -62,8 +62,11 @@ class ModelRecipe:
     drawing_share: float = 0.45  # of the samples after those
     name_weight: float = 8.0  # in the loss, of the codes that only a caption's words can tell, beside others
     look_ahead: float = 0.5  # of the loss that asks every cell for the next thing's first code
+    naming: float = 1.0  # of the loss that asks every patch for the words of what it shows
     drop_prompt: float = 0.15  # of the drawing samples: what guidance compares with
-    turns: int = 3  # questions about one picture, a conversation
+    apart_share: float = 0.75  # of the pictures asked about: with questions that don't see one another ...
+    apart: int = 8  # ... so many ...
+    turns: int = 3  # ... the others with a conversation of so many
     redrawn_share: float = 0.4  # of the questions: about pictures as the model itself draws them
     average: float = 0.995  # of the weights; what is kept is their moving average
 

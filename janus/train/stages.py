@@ -27,6 +27,7 @@ from janus.train.codes import drawing_codes, name_weights
 from janus.train.common import Average, Run
 from janus.train.decoder import train_decoder
 from janus.train.fresh import begin_at_codes
+from janus.train.naming import naming_loss
 from janus.train.recipe import ModelRecipe, Recipe
 from janus.train.tokenizer import load_tokenizer
 from janus.train.vision import load_tower
@@ -60,26 +61,29 @@ def train_model(recipe: Recipe, work: Path) -> None:
 
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    history: list[tuple[float, float, float]] = []
+    history: list[tuple[float, float, float, float]] = []
     for step in run.steps():
         batch = next(stream)
-        hidden = model.hidden(batch)
+        entering = model.embed(batch)
+        hidden = model.hidden(batch, entering)
         losses = model.losses(hidden, batch)
         ahead = looker(model, hidden, batch)
+        names = naming_loss(model, entering, hidden, batch)
         optimizer.zero_grad()
         # Each kind's mean counts the same: an answer has a few tokens, a picture 64 codes.
-        (losses.text + losses.image + settings.look_ahead * ahead + losses.balance).backward()
+        told = losses.text + losses.image + settings.look_ahead * ahead + settings.naming * names
+        (told + losses.balance).backward()
         torch.nn.utils.clip_grad_norm_(trained, settings.clip)
         optimizer.step()
         core = model.language_model.model
         core.update_expert_bias(core.expert_counts())
         average.update(model, step - 1)
-        history.append((losses.text.item(), losses.image.item(), ahead.item()))
+        history.append((losses.text.item(), losses.image.item(), ahead.item(), names.item()))
         if step % 200 == 0:
-            text, image, ahead_mean = np.mean(history, axis=0)
+            text, image, coming, naming = np.mean(history, axis=0)
             load = core.expert_counts().max(dim=1).values.sum() / core.expert_counts().sum()
             print(
-                f"step {step}: text {text:.3f}, image {image:.3f}, ahead {ahead_mean:.3f}, "
+                f"step {step}: text {text:.3f}, image {image:.3f}, ahead {coming:.3f}, names {naming:.3f}, "
                 f"busiest expert {load:.2f}, {run.pace(step)}",
                 flush=True,
             )

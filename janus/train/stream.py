@@ -24,7 +24,8 @@ from janus.tokenizers.chat import (
     understanding_prompt,
 )
 from janus.tokenizers.text import TextTokenizer
-from janus.train.packing import Sample
+from janus.train.naming import named
+from janus.train.packing import Sample, questions_apart
 
 WAITING = 8  # samples that did not fit into the last row, at most
 HOPELESS = 1000  # unusable records one after the other
@@ -37,10 +38,12 @@ class Draft:
     name: str
     ids: list[int]
     learn: list[tuple[int, int]]
+    branches: Sequence[tuple[int, int]] = ()
     images: Sequence[Picture] = ()  # to understand
     drawing: Picture | None = None  # to draw ...
     codes: np.ndarray | None = None  # ... or its codes, already made, (K,)
     weights: np.ndarray | None = None  # (K,) of the codes in the loss
+    words: torch.Tensor | None = None  # (patches, W) tokens of what each patch of the images shows
 
     def load(self, config: JanusConfig) -> Sample:
         """Raises BadRecord for a picture that cannot be read."""
@@ -53,7 +56,8 @@ class Draft:
             return Sample(self.ids, self.learn, drawing=pixels, weights=weights)
         if not self.images:
             return Sample(self.ids, self.learn)
-        return Sample(self.ids, self.learn, pixels=preprocess([p.load() for p in self.images], config.image))
+        pixels = preprocess([picture.load() for picture in self.images], config.image)
+        return Sample(self.ids, self.learn, self.branches, pixels=pixels, words=self.words)
 
 
 class Writer:
@@ -89,6 +93,12 @@ class Writer:
 
     def _conversation(self, record: Record) -> Draft:
         """Every answer is learnt, in the place where the model will write it."""
+        words = named(record.shown, self.tokenizer) if record.shown else None
+        images = message_images(record.messages[:-1])
+        if record.apart:
+            asked = [(q["content"], a["content"]) for q, a in zip(*[iter(record.messages)] * 2, strict=True)]
+            ids, learn, branches = questions_apart(asked, images, self.tokenizer, self.config)
+            return Draft(record.name, ids, learn, branches, images, words=words)
         ids: list[int] = []
         learn = []
         for end, message in enumerate(record.messages):
@@ -103,7 +113,7 @@ class Writer:
                 raise ValueError("the checkpoint's chat template rewrites earlier turns; train on one answer")
             learn.append((len(prompt), len(prompt) + len(answer)))
             ids = [*prompt, *answer]
-        return Draft(record.name, ids, learn, images=message_images(record.messages[:-1]))
+        return Draft(record.name, ids, learn, images=images, words=words)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from janus.config import VisionConfig
 from janus.data.art import load_sprites
+from janus.data.blocks import as_pixels
 from janus.data.pool import Look, pictures, scene_at
 from janus.data.world import Scene, World
 from janus.encoders.siglip import SiglipTower
-from janus.train.batches import as_pixels
 from janus.train.common import Run
 from janus.train.recipe import Recipe
 

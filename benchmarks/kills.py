@@ -1,0 +1,119 @@
+"""Kills a training run again and again, and compares its weights with those of a run that nobody killed.
+
+    python benchmarks/kills.py [--kills 10] [--steps 120]
+
+Both fine-tune the embedded model on a few squares of colour, kept every five steps, and begin and go on by
+`janus train`. A kill is a SIGKILL at a random moment after the run's start, most of them while it learns or
+keeps a state.  Prints, for each, the step that the run had reached and the last state that it left; fails
+where a state cannot be gone on from or where the weights differ in a single bit at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import load_file
+
+KEEP_EVERY = 5
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
+
+
+def prepare(folder: Path, steps: int) -> list[Path]:
+    """Data and the recipes of two runs; returns the recipes."""
+    data = folder / "data"
+    data.mkdir()
+    lines = []
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (96, 96), colour).save(data / f"{name}.png")
+        lines.append({"image": f"{name}.png", "caption": f"a {name} square"})
+        lines.append({"image": f"{name}.png", "question": "Which colour?", "answer": name})
+    (data / "data.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    paths = []
+    for run in ("whole", "killed"):
+        recipe = {
+            "model": "embedded",
+            "out": str(folder / run),
+            "data": [{"path": str(data)}],
+            "mixture": {"understanding": 1, "generation": 1},
+            "steps": steps,
+            "row": 320,
+            "rows": 1,
+            "learning_rate": 1e-4,
+            "precision": "float32",
+            "keep_every": KEEP_EVERY,
+        }
+        paths.append(folder / f"{run}.yaml")
+        paths[-1].write_text(json.dumps(recipe), encoding="utf-8")
+    return paths
+
+
+def command(recipe: Path) -> list[str]:
+    return [sys.executable, "-m", "janus", "train", str(recipe)]
+
+
+def last_state(run: Path) -> int:
+    """The step of the newest whole state, 0 if there is none."""
+    return max([int(path.name.split("-")[1]) for path in run.glob("step-*") if path.is_dir()], default=0)
+
+
+def last_step(run: Path) -> int:
+    """The last step that the log tells of."""
+    if not (run / "log.csv").exists():
+        return 0
+    with (run / "log.csv").open(encoding="utf-8") as file:
+        return max([int(row["step"]) for row in csv.DictReader(file)], default=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = prepare(Path(folder), arguments.steps)
+        begun = time.monotonic()
+        subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        length = time.monotonic() - begun
+        print(f"the whole run took {length:.0f} s")
+        run = Path(folder) / "killed"
+        for number in range(1, arguments.kills + 1):
+            started = time.monotonic()
+            process = subprocess.Popen(
+                command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            before = last_state(run)
+            # until it has taken a step, and then up to a tenth of the whole run
+            while last_state(run) <= before and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, length / 10))
+            ended = process.poll()
+            process.send_signal(signal.SIGKILL)
+            _, said = process.communicate()
+            if ended not in (None, 0):
+                raise SystemExit(f"the run failed before kill {number}:\n{said}")
+            state, step = last_state(run), last_step(run)
+            print(f"kill {number} after {time.monotonic() - started:.1f} s: log at {step}, state at {state}")
+        subprocess.run(command(killed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        one, other = (
+            load_file(Path(folder) / name / "model" / "model.safetensors") for name in ("whole", "killed")
+        )
+        same = one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+        print("the weights are the same bit for bit" if same else "THE WEIGHTS DIFFER")
+        if not same:
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
