@@ -28,8 +28,9 @@ $(VENV)/dev: pyproject.toml | $(VENV)/bin/python
 
 demo: $(VENV)/base
 	@rm -rf out/demo
-	$(BIN)/janus generate "a photo of a red apple" -n 4 --seed 0 -o out/demo
-	$(BIN)/janus chat out/demo/a-photo-of-a-red-apple-0.png "What is in the picture?"
+	$(BIN)/janus generate "a photo of a yellow car" -n 4 --seed 0 -o out/demo
+	$(BIN)/janus chat out/demo/a-photo-of-a-yellow-car-0.png "What is in the picture?"
+	$(BIN)/janus chat out/demo/a-photo-of-a-yellow-car-0.png "What colour is the car?"
 	@echo "The pictures are in out/demo; look at out/demo/sheet.png."
 
 lint: $(VENV)/dev
