@@ -34,13 +34,13 @@ class Batch:
     learn: Tensor | None = None  # (B, T) bool: text tokens that the text loss asks for
     pixels: Tensor | None = None  # (N, 3, S, S) understood pictures
     image_slots: Tensor | None = None  # (B, T) bool, N * P of them set
-    slot_words: Tensor | None = None  # (N * P, W) long: tokens that name what a patch shows, else -1
     codes: Tensor | None = None  # (M, K) long, drawn pictures; each code is asked for by the image loss
     code_slots: Tensor | None = None  # (B, T) bool, M * K of them set
     code_weights: Tensor | None = None  # (M, K) of each code in the image loss; their mean should be 1
     positions: Tensor | None = None  # (B, T) long, restarting with each sample
     segments: Tensor | None = None  # (B, T) long, one number per sample, 0 for padding
     branches: Tensor | None = None  # (B, T) long: what continues branch 0 of its sample alone
+    slot_words: Tensor | None = None  # (N * P, W) long: tokens that name what a patch shows, else -1
 
 
 @dataclass

@@ -9,8 +9,9 @@ import pytest
 
 from janus.data import shipped
 from janus.data.paint import dominant_colour, things_table
-from janus.data.scenes import COLOURS, NAMES, UNPAINTED, Scene, SceneMaker
+from janus.data.scenes import COLOURS, NAMES, Scene, SceneMaker
 from janus.data.shipped import shipped_sprites, write
+from janus.data.subjects import UNPAINTED
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_painted_things_have_their_colours(maker: SceneMaker) -> None:
 def test_written_again_they_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = shipped_sprites()
     assert write(before, tmp_path / shipped.FILE) == len(NAMES)
-    monkeypatch.setattr(shipped.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     for sprite, again in zip(before, shipped_sprites(), strict=True):
         assert sprite.key == again.key
         assert (sprite.pixels == again.pixels).all()

@@ -97,8 +97,8 @@ class Writer:
         images = message_images(record.messages[:-1])
         if record.apart:
             asked = [(q["content"], a["content"]) for q, a in zip(*[iter(record.messages)] * 2, strict=True)]
-            ids, learn, branches = questions_apart(asked, images, self.tokenizer, self.config)
-            return Draft(record.name, ids, learn, branches, images, words=words)
+            parts = questions_apart(asked, images, self.tokenizer, self.config)
+            return Draft(record.name, *parts, images, words=words)
         ids: list[int] = []
         learn = []
         for end, message in enumerate(record.messages):
