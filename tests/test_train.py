@@ -136,6 +136,20 @@ def test_dropped_prompts_are_those_of_guidance(samples: Samples) -> None:
     assert set(prompt[1:-1]) == {words.pad_id}
 
 
+def test_pictures_are_asked_about_apart_or_in_conversations(samples: Samples) -> None:
+    count = samples.config.vision.tokens
+    for share in (1.0, 0.0):
+        samples.settings = dataclasses.replace(samples.settings, apart_share=share)
+        sample = samples.draw(np.random.default_rng(0), 0.0)
+        assert list(sample.ids).count(samples.tokenizer.image_id) == count
+        assert bool(sample.branches) == bool(share)
+        assert len(sample.learn) > 2
+        assert sample.words is not None
+        assert len(sample.words) == count
+    names = {samples.tokenizer.encode(f" {name}")[-1] for name in samples.world.names}
+    assert names & set(sample.words.flatten().tolist())
+
+
 def test_training_begins_with_drawing_alone(samples: Samples) -> None:
     samples.settings = dataclasses.replace(samples.settings, only_drawing=2)
     for step, questions in ((0, [False, False, True]), (1, [False, True, True])):
