@@ -146,8 +146,8 @@ def test_pictures_are_asked_about_apart_or_in_conversations(samples: Samples) ->
         assert len(sample.learn) > 2
         assert sample.words is not None
         assert len(sample.words) == count
-    names = {samples.tokenizer.encode(f" {name}")[-1] for name in samples.world.names}
-    assert names & set(sample.words.flatten().tolist())
+        names = {samples.tokenizer.encode(f" {name}")[-1] for name in samples.world.names}
+        assert names & set(sample.words.flatten().tolist())
 
 
 def test_training_begins_with_drawing_alone(samples: Samples) -> None:
