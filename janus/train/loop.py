@@ -84,6 +84,9 @@ class _ModelRun(Run[Packed]):
         learnt = recipe.lora is None and "core" in recipe.train
         # The layers whose experts are kept in balance: a frozen router needs no steering.
         self.balanced = [i for i, kind in enumerate(core.feed_forward) if kind == "moe" and learnt]
+        self.extra = [
+            name for name, on in (("look ahead", recipe.look_ahead), ("naming", recipe.naming)) if on
+        ]
         self.columns = self._columns()
         self.validation = None if recipe.validation is None else self._validation(recipe.validation)
         self.look_every = None if recipe.validation is None else recipe.validation.every
@@ -133,6 +136,7 @@ class _ModelRun(Run[Packed]):
         """Begin to sum what the next row of the log tells."""
         self._sums, self._gradient = self._nothing(), 0.0
         self._load = torch.zeros(0, device=self.parallel.device)  # of the last step
+        self._extra = torch.zeros(len(self.extra) + 1, device=self.parallel.device)  # and how many passes
 
     def _nothing(self) -> Tensor:
         return torch.zeros(4, dtype=torch.float64, device=self.parallel.device)
@@ -152,6 +156,8 @@ class _ModelRun(Run[Packed]):
             loss = (recipe.text_weight * losses.text_sum + losses.image_sum) * (parallel.world / asked)
             (loss + losses.balance / len(step.batches)).backward()
             self._sums += _sums(losses)
+            told = [self.trained.told[name] for name in self.extra]
+            self._extra += torch.stack([*told, torch.ones((), device=parallel.device)])
             if self.balanced:
                 counts = self.model.core.expert_counts()
                 load = counts if not len(load) else load + counts
@@ -181,13 +187,15 @@ class _ModelRun(Run[Packed]):
     def _columns(self) -> list[str]:
         layers = [f"busiest expert, layer {i}" for i in self.balanced]
         rates = ["gradient", "learning rate", "tokens/s"]
-        return ["loss", "text", "image", *rates, *layers, "validation text", "validation image"]
+        return ["loss", "text", "image", *self.extra, *rates, *layers, "validation text", "validation image"]
 
     def report(self, seconds: float) -> dict[str, float]:
         text, image, text_tokens, image_tokens = self.parallel.sum(self._sums).tolist()
         values = {"loss": (text + image) / max(1, text_tokens + image_tokens)}
         values |= {"text": text / text_tokens} if text_tokens else {}
         values |= {"image": image / image_tokens} if image_tokens else {}
+        *extra, passes = self.parallel.sum(self._extra).tolist()
+        values |= {name: total / passes for name, total in zip(self.extra, extra, strict=True)}
         values["gradient"] = self._gradient
         values["learning rate"] = self.rate
         values["tokens/s"] = self.recipe.rows * self.recipe.row / seconds

@@ -87,6 +87,7 @@ class Trained(nn.Module):
         self.janus = model
         self.alone = parallel.world == 1
         self.look_ahead, self.naming = look_ahead, naming
+        self.told: dict[str, Tensor] = {}  # what the last pass gave for those losses
         self.ahead = LookAhead(model.config.core.width) if look_ahead else None
 
     def forward(self, batch: Batch) -> Losses:
@@ -94,9 +95,13 @@ class Trained(nn.Module):
         hidden = self.janus.hidden(batch, entering)
         losses = self.janus.losses(hidden, batch)
         if self.naming and self.training:
-            losses.balance = losses.balance + self.naming * naming_loss(self.janus, entering, hidden, batch)
+            naming = naming_loss(self.janus, entering, hidden, batch)
+            losses.balance = losses.balance + self.naming * naming
+            self.told["naming"] = naming.detach()
         if self.ahead is not None and self.training:
-            losses.balance = losses.balance + self.look_ahead * self.ahead(self.janus, hidden, batch)
+            ahead = self.ahead(self.janus, hidden, batch)
+            losses.balance = losses.balance + self.look_ahead * ahead
+            self.told["look ahead"] = ahead.detach()
         if not self.alone:
             losses.balance = losses.balance + 0 * self._unused(batch)
         return losses
