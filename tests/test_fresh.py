@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 
 from janus import checkpoints
 from janus.config import PRESETS
+from janus.data.scene_source import ScenesRecipe
 from janus.model import JanusModel
 from janus.tokenizers.text import TextTokenizer, train_bpe
 from janus.train.fresh import NewModel, new_model, text_tokenizer
 from janus.train.loop import train
 from janus.train.packing import Sample, collate
 from janus.train.parallel import Parallel, Trained
-from janus.train.plan import TrainRecipe, load_plan
+from janus.train.plan import DataRecipe, TrainRecipe, load_plan
 
 TINY = PRESETS["tiny-v3"]
 
@@ -155,3 +156,30 @@ def test_looking_ahead_is_a_loss_of_training_alone(tmp_path: Path) -> None:
         ahead = trained.ahead(model, hidden, batch)
         torch.testing.assert_close(losses.balance, model.core.balance_loss() + 0.5 * ahead)
         assert float(trained.eval()(batch).balance) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"naming": 1.0}, "only scenes can tell, and data has none"),
+        ({"naming": -1.0}, "naming must be at least 0, not -1"),
+        ({"look_ahead": -0.5}, "look_ahead must be at least 0, not -0.5"),
+    ],
+)
+def test_losses_that_make_no_sense(
+    tmp_path: Path, data: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(tmp_path, data, **changes)
+
+
+def test_naming_needs_pictures_of_one_size(tmp_path: Path, data: Path) -> None:
+    plan = recipe(tmp_path, data)
+    assert plan.new is not None
+    config = plan.new.config
+    larger = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=64))
+    scenes = DataRecipe(scenes=ScenesRecipe(teach="seeing", look="varied"))
+    new = dataclasses.replace(plan.new, config=larger)
+    plan = dataclasses.replace(plan, data=(scenes,), new=new, naming=1.0)
+    with pytest.raises(ValueError, match="as large as those to draw, not 64 and 32 pixels"):
+        train(plan)

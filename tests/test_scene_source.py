@@ -179,6 +179,7 @@ def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer:
         ({"teach": "drawing", "look": "varied"}, "only tidy scenes can be drawn; the look is 'varied'"),
         ({"teach": "words", "look": "tidy", "redrawn": 5}, "set teach: seeing, not words"),
         ({"teach": "drawing", "look": "tidy", "name_weight": 2.0}, "set blocks: true"),
+        ({"teach": "words", "look": "tidy", "apart": True}, "only questions can be asked apart"),
         ({"teach": "seeing", "look": "tidy", "count": 0}, "count and questions must be at least 1"),
     ],
 )

@@ -121,6 +121,7 @@ def test_a_run_goes_on_to_the_same_encoder(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"looks": []}, "looks is empty"),
+        ({"distil": -1.0}, "distil must be at least 0, not -1"),
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"looks": ["wild"]}, "must be one of"),
         ({"speed": 1}, r"unknown fields \['speed'\]"),

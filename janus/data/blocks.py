@@ -103,4 +103,4 @@ class Blocks:
 
 def as_pixels(pictures: np.ndarray) -> Tensor:
     """(N, S, S, 3) uint8 to (N, 3, S, S) in [-1, 1], what both image encoders take."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -42,6 +42,8 @@ class ScenesRecipe:
             raise ValueError(f"redrawn pictures are asked about; set teach: seeing, not {self.teach}")
         if self.name_weight != 1 and not self.blocks:
             raise ValueError("name_weight tells the cells of blocks apart; set blocks: true")
+        if self.apart and self.teach != "seeing":
+            raise ValueError(f"only questions can be asked apart; set teach: seeing, not {self.teach}")
         if self.count < 1 or self.questions < 1:
             raise ValueError(f"count and questions must be at least 1, not {self.count} and {self.questions}")
 
@@ -121,7 +123,7 @@ class SceneSource:
         words: tuple[str, ...] = ()
         if self.patch is not None:
             things = self.maker.patches(scene, self.patch)
-            words = tuple("" if t is None else " ".join(filter(None, (t.colour, t.name))) for t in things)
+            words = tuple("" if thing is None else thing.words for thing in things)
         return Record(
             name, "understanding", messages=tuple(messages), images=(shown,), shown=words, apart=recipe.apart
         )

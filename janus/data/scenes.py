@@ -95,6 +95,11 @@ class Thing:
     angle: float = 0.0  # degrees, counter-clockwise
     mirrored: bool = False  # before it was turned
 
+    @property
+    def words(self) -> str:
+        """ "red apple", or "apple" in its own colours."""
+        return self.name if self.colour is None else f"{self.colour} {self.name}"
+
 
 @dataclass(frozen=True)
 class Scene:

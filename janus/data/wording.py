@@ -47,7 +47,7 @@ def prompt(scene: Scene) -> str:
         between = relation(things[0].box, things[1].box) or ""
         if not between:
             raise ValueError(f"no relation between {things[0].box} and {things[1].box} by GenEval's rule")
-    named = [article(f"{thing.colour} {thing.name}" if thing.colour else thing.name) for thing in things]
+    named = [article(thing.words) for thing in things]
     return "a photo of " + f" {between} ".join(named)
 
 

@@ -137,12 +137,9 @@ def main() -> None:
         "are none of single objects); default: any",
     )
     arguments = parser.parse_args()
-    counts, keep = dict(COUNTS), None
-    if arguments.combinations is not None:
-        wanted = arguments.combinations == "held-out"
-        keep = lambda line: shows_held_out(line) == wanted  # noqa: E731
-        counts["single_object"] = 0 if wanted else counts["single_object"]
-    for line in make_prompts(arguments.seed, counts, keep):
+    wanted = {None: (True, False), "trained": (False,), "held-out": (True,)}[arguments.combinations]
+    counts = dict(COUNTS) if False in wanted else {k: n for k, n in COUNTS.items() if k != "single_object"}
+    for line in make_prompts(arguments.seed, counts, lambda line: shows_held_out(line) in wanted):
         print(json.dumps(line))
 
 

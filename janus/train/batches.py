@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from janus.config import JanusConfig
+from janus.data.blocks import as_pixels
 from janus.data.language import Answer, caption, question
 from janus.data.pool import scene_at
 from janus.data.world import Scene, World
@@ -120,8 +121,3 @@ def batches(samples: Samples, rng: np.random.Generator, step: int = 0) -> Iterat
                 room -= len(sample.ids)
             rows.append(row)
         yield collate(rows, ROW, samples.tokenizer, samples.config.vq.tokens).batch
-
-
-def as_pixels(pictures: np.ndarray) -> Tensor:
-    """(N, S, S, 3) uint8 to (N, 3, S, S) in [-1, 1], what both image encoders take."""
-    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from janus.data.blocks import as_pixels
 from janus.data.pool import pictures, scene_at
 from janus.data.world import CELLS, Scene, Thing, World, world_table
 from janus.tokenizers.image import VqTokenizer
-from janus.train.batches import as_pixels
 from janus.train.recipe import Recipe
 
 EMPTY = -1  # a cell of a block that shows only background

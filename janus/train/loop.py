@@ -108,7 +108,13 @@ class _ModelRun(Run[Packed]):
         return model, sources, text_tokenizer(recipe.new, (), self.folder / WORDS)
 
     def _open(self, data: Sequence[DataRecipe], model: JanusModel) -> list[tuple[Records, float]]:
-        return open_data(data, model, model.config.vision.patch_size if self.recipe.naming else None)
+        vision, drawn = model.config.vision, model.config.vq.image_size
+        if self.recipe.naming and vision.image_size != drawn:
+            raise ValueError(
+                f"naming needs pictures to understand as large as those to draw, not {vision.image_size} and "
+                f"{drawn} pixels"
+            )
+        return open_data(data, model, vision.patch_size if self.recipe.naming else None)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe

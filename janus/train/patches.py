@@ -65,6 +65,8 @@ class VisionRecipe:
         for name in ("steps", "batch", "keep_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.distil < 0:
+            raise ValueError(f"distil must be at least 0, not {self.distil}")
         if not self.looks:
             raise ValueError("looks is empty; name tidy, varied or both")
 

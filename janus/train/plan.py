@@ -100,6 +100,13 @@ class TrainRecipe:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if (self.model is None) == (self.new is None):
             raise ValueError("a recipe has either a model to begin from or a new one")
+        for name in ("look_ahead", "naming"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.naming and not any(one.scenes is not None for one in self.data):
+            raise ValueError(
+                "naming needs to know what each patch shows; only scenes can tell, and data has none"
+            )
         if self.new is not None and self.lora is not None:
             raise ValueError("an adapter needs a trained model; train a new one whole")
         if not self.data:
