@@ -177,7 +177,9 @@ def test_naming_needs_pictures_of_one_size(tmp_path: Path, data: Path) -> None:
     plan = recipe(tmp_path, data)
     assert plan.new is not None
     config = plan.new.config
-    larger = dataclasses.replace(config, vision=dataclasses.replace(config.vision, image_size=64))
+    vision = dataclasses.replace(config.vision, image_size=64)
+    image = dataclasses.replace(config.image, size=64)
+    larger = dataclasses.replace(config, vision=vision, image=image)
     scenes = DataRecipe(scenes=ScenesRecipe(teach="seeing", look="varied"))
     new = dataclasses.replace(plan.new, config=larger)
     plan = dataclasses.replace(plan, data=(scenes,), new=new, naming=1.0)
