@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +54,12 @@ def folder(tiny: Callable[[str], JanusModel], tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def janus(folder: Path) -> Janus:
     return Janus.from_pretrained(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As under torchrun: more threads round sums in another order now and then."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

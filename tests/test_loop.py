@@ -212,6 +212,7 @@ def test_two_processes_lose_what_one_does(base: Path, data: Path, tmp_path: Path
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_kills_lose_only_the_steps_since_the_last_state(base: Path, data: Path, tmp_path: Path) -> None:
     plan = recipe(base, data, tmp_path / "run", steps=12, keep_every=3)
     rng = np.random.default_rng(0)
@@ -219,7 +220,12 @@ def test_kills_lose_only_the_steps_since_the_last_state(base: Path, data: Path, 
     program = "import sys; from janus.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "train", str(tmp_path / "run.yaml")]
     for _ in range(3):
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         begun = time.monotonic()
         while not list((tmp_path / "run").glob("step-*")) and time.monotonic() - begun < 60:
             time.sleep(0.01)

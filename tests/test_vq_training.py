@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from janus.train.vq_files import load_tokenizer, new_tokenizer
 from janus.train.vq_losses import Objective, decibels, pixel_losses, use
 from janus.train.vq_recipe import TokenizerRecipe, VqWeights
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # another rounding may choose another code
 RECIPES = Path(__file__).parent.parent / "recipes"
 SIZES = VqConfig(
     image_size=32, codes=64, code_dim=4, z_channels=16, channels=32, multipliers=(1,), res_blocks=1, fold=8
@@ -65,15 +66,6 @@ def values(data: Path, out: Path, **changes: object) -> dict[str, object]:
         "precision": "float32",
         "keep_every": 1000,
     } | changes
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As under torchrun: more threads round sums otherwise, and one bit may choose another code."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def recipe(data: Path, out: Path, **changes: object) -> TokenizerRecipe:
