@@ -141,8 +141,11 @@ class JanusModel(nn.Module):
         """
         return self.losses(self.hidden(batch), batch)
 
-    def losses(self, hidden: Tensor, batch: Batch) -> Losses:
-        """The losses of `forward`, from what `hidden` gave for the batch, (B, T, D)."""
+    def losses(self, hidden: Tensor, batch: Batch, smoothing: float = 0.0) -> Losses:
+        """The losses of `forward`, from what `hidden` gave for the batch, (B, T, D).
+
+        `smoothing` is the share of what each code should get that goes to all codes alike.
+        """
         for asked, name in ((batch.learn, "learn"), (batch.code_slots, "code_slots")):
             if asked is not None and bool(asked[:, 0].any()):
                 raise ValueError(f"{name} asks for the first token of a row, which nothing predicts")
@@ -155,7 +158,7 @@ class JanusModel(nn.Module):
         if batch.codes is not None and batch.code_slots is not None:
             asked = batch.code_slots[:, 1:]
             image = _cross_entropy(
-                self.image_logits(before[asked]), batch.codes.flatten(), batch.code_weights
+                self.image_logits(before[asked]), batch.codes.flatten(), batch.code_weights, smoothing
             )
         balance = self.core.balance_loss() if self.training else nothing
         return Losses(text[0], image[0], text[1], image[1], balance)
@@ -169,10 +172,13 @@ def _fill(x: Tensor, slots: Tensor | None, vectors: Tensor, name: str) -> Tensor
     return x.masked_scatter(slots.unsqueeze(-1), vectors)
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """The sum over all targets, and how many they are."""
     if weights is None:
-        total = F.cross_entropy(logits.float(), targets, reduction="sum")
+        total = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
     else:
-        total = F.cross_entropy(logits.float(), targets, reduction="none") @ weights.flatten()
+        each = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
+        total = each @ weights.flatten()
     return total, torch.tensor(len(targets), device=logits.device)

@@ -343,6 +343,16 @@ def test_a_painted_drawing_reads_as_its_colour(body: tuple[int, int, int], colou
     assert lightness[32, 12] > lightness[56, 32]  # the shadow stays darker
 
 
+@pytest.mark.parametrize("colour", ["white", "yellow", "red"])
+def test_what_is_painted_has_a_darker_outline(colour: str) -> None:
+    plain = np.zeros((48, 64, 4), np.uint8)
+    plain[8:, 8:56] = (220, 50, 40, 255)  # down to the picture's edge
+    lightness = oklab(recolour(plain, colour)[..., :3])[:, 30, 0]
+    assert lightness[24] - lightness[8] > 0.05
+    assert lightness[24] - lightness[47] > 0.05
+    assert abs(lightness[24] - lightness[12]) < 1e-6
+
+
 def test_painting_leaves_small_details_alone() -> None:
     drawing = _drawing((220, 50, 40))
     painted = recolour(drawing, "yellow")

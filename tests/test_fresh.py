@@ -158,9 +158,26 @@ def test_looking_ahead_is_a_loss_of_training_alone(tmp_path: Path) -> None:
         assert float(trained.eval()(batch).balance) == 0
 
 
+def test_smoothing_gives_all_codes_a_share(tmp_path: Path) -> None:
+    words = train_bpe(["a"], 300, TINY.prompt, tmp_path)
+    model, count = JanusModel(TINY), TINY.vq.tokens
+    ids = [words.bos_id, words.begin_image_id] + [words.image_id] * count
+    weights = torch.linspace(0.5, 1.5, count)
+    sample = Sample(ids, [], codes=torch.arange(count), weights=weights)
+    batch = collate([[sample]], len(ids), words, count).batch
+    trained = Trained(model, Parallel("cpu"), smoothing=0.1)
+    with torch.no_grad():
+        chances = model.image_logits(model.hidden(batch)[0, 1:-1]).log_softmax(-1)
+        own, every = chances[torch.arange(count), torch.arange(count)], chances.mean(-1)
+        smooth = -weights @ (0.9 * own + 0.1 * every)
+        torch.testing.assert_close(trained.train()(batch).image_sum, smooth)
+        torch.testing.assert_close(trained.eval()(batch).image_sum, -weights @ own)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"smoothing": 1.0}, "smoothing must be from 0 to below 1, not 1"),
         ({"naming": 1.0}, "only scenes can tell, and data has none"),
         ({"naming": -1.0}, "naming must be at least 0, not -1"),
         ({"look_ahead": -0.5}, "look_ahead must be at least 0, not -0.5"),

@@ -16,10 +16,11 @@ from PIL import Image
 
 from janus.data.art import Sprite
 from janus.data.layouts import Shape
-from janus.data.paint import oklab, painted_part, recolour, things_table
+from janus.data.paint import painted_part, shades, shading, things_table
 
 SEEN = 16  # alpha, from which a pixel counts as drawn on
 KEPT = 4096  # fitted drawings, about 30 MB
+_STEPS = np.linspace(-0.75, 0.75, 255)  # of lightness, the rows of a colour's table
 
 
 class Drawings:
@@ -96,29 +97,15 @@ class Drawings:
             return _halved(part), _halved(shade)
         pixels, name = self.sprites[sprite].pixels, self.sprites[sprite].name
         part = painted_part(pixels, tuple(things_table()["classes"][name].get("paint", ())))
-        lightness = oklab(pixels[..., :3])[..., 0]
-        inside = part * (pixels[..., 3] > 128) > 0.5
-        middle = np.median(lightness[inside]) if inside.any() else 0.5
-        steps = _greys() - _greys()[_MIDDLE]
-        shade = np.searchsorted((steps[1:] + steps[:-1]) / 2, lightness - middle).astype(np.uint8)
+        between = (_STEPS[1:] + _STEPS[:-1]) / 2
+        shade = np.searchsorted(between, shading(pixels, part)).astype(np.uint8)
         return (255 * part).round().astype(np.uint8), shade
-
-
-_MIDDLE = 127  # of 255 greys
-
-
-@cache
-def _greys() -> np.ndarray:
-    """The lightness of 255 greys, (255,)."""
-    return oklab(np.arange(255)[:, None].repeat(3, axis=1))[:, 0]
 
 
 @cache
 def _shades(colour: str) -> np.ndarray:
-    """What becomes of the 255 greys where `_MIDDLE` takes the colour itself: (255, 3) float32."""
-    strip = np.arange(255, dtype=np.uint8)[None, :, None].repeat(4, axis=2)
-    strip[..., 3] = 255
-    return recolour(strip, colour, ("all",))[0, :, :3].astype(np.float32)
+    """What becomes of a colour's `_STEPS`: (255, 3) float32."""
+    return shades(colour, _STEPS).astype(np.float32)
 
 
 def _halved(pixels: np.ndarray) -> np.ndarray:

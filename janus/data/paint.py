@@ -19,7 +19,8 @@ Paint = float | Literal["grey", "all"]  # which parts of a drawing carry its col
 Holes = Literal["light", "dark", "open", "own"]
 
 ENOUGH = 0.62  # of a drawing that a colour must cover to be the colour of the thing
-_SPREAD = {"white": (0.13, 0.025), "black": (0.1, 0.15), "brown": (0.1, 0.07), "yellow": (0.08, 0.08)}
+_RIM = 0.3  # of lightness, that the outline of what is painted is darker
+_SPREAD = {"white": (0.26, 0.025), "black": (0.1, 0.15), "brown": (0.1, 0.07), "yellow": (0.08, 0.08)}
 _LMS = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -100,23 +101,41 @@ def recolour(pixels: np.ndarray, colour: str, paint: tuple[Paint, ...] = ()) -> 
     spots keep their order, in a range narrow enough that all of it still has the colour's name.
     Raises ValueError for a colour that is none of the ten.
     """
+    rgb = pixels[..., :3].astype(np.float64)
+    mask = painted_part(pixels, paint)
+    mixed = rgb + (shades(colour, shading(pixels, mask)) - rgb) * mask[..., None]
+    return np.dstack([mixed.round().astype(np.uint8), pixels[..., 3]])
+
+
+def shading(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How much lighter each pixel of a drawing (h, w, 4) is than the middle of its painted part: (h, w).
+
+    Along the drawing's outline it is darker, so that what is painted white or yellow stands out on a light
+    background.
+    """
+    lightness = oklab(pixels[..., :3])[..., 0]
+    inside = mask * (pixels[..., 3] > 128) > 0.5
+    edge = max(1, max(mask.shape) // 48)
+    ground = Image.fromarray(np.pad(pixels[..., 3], edge))
+    inner = np.asarray(ground.filter(ImageFilter.MinFilter(2 * edge + 1)))[edge:-edge, edge:-edge]
+    return lightness - (np.median(lightness[inside]) if inside.any() else 0.5) - _RIM * (1 - inner / 255)
+
+
+def shades(colour: str, shade: np.ndarray) -> np.ndarray:
+    """What a colour looks like where it is so much lighter, or darker, than itself: (...) to (..., 3) uint8.
+
+    Raises ValueError for a colour that is none of the ten.
+    """
     names, references = _references()
     if colour not in names:
         raise ValueError(f"no colour {colour!r}, there are {', '.join(names)}")
     target = references[names.index(colour)]
-    rgb = pixels[..., :3].astype(np.float64)
-    lightness = oklab(rgb)[..., 0]
-    mask = painted_part(pixels, paint)
-    inside = mask * (pixels[..., 3] > 128) > 0.5
-    shade = lightness - (np.median(lightness[inside]) if inside.any() else 0.5)
     darker, lighter = _SPREAD.get(colour, (0.13, 0.1))
     shade = np.where(
         shade < 0, darker * np.tanh(0.7 * shade / darker), lighter * np.tanh(0.7 * shade / lighter)
     )
     rich = np.where(shade < 0, 1 + shade / target[0], 1 - shade / (1 - target[0]) / 2)
-    painted = from_oklab(np.concatenate([target[:1] + shade[..., None], target[1:] * rich[..., None]], -1))
-    mixed = rgb + (painted - rgb) * mask[..., None]
-    return np.dstack([mixed.round().astype(np.uint8), pixels[..., 3]])
+    return from_oklab(np.concatenate([target[:1] + shade[..., None], target[1:] * rich[..., None]], -1))
 
 
 def painted_part(pixels: np.ndarray, paint: tuple[Paint, ...] = ()) -> np.ndarray:

@@ -69,7 +69,9 @@ class _ModelRun(Run[Packed]):
         kinds: set[Kind] = {part.kind for part in parts}
         learning = choose(self.model, recipe, kinds)
         self.tell(f"{sum(p.numel() for p in learning):,} of {_size(self.model):,} parameters learn")
-        self.trained = Trained(self.model.to(parallel.device), parallel, recipe.look_ahead, recipe.naming)
+        self.trained = Trained(
+            self.model.to(parallel.device), parallel, recipe.look_ahead, recipe.naming, recipe.smoothing
+        )
         parallel.shard(self.trained, recipe.precision == "bfloat16")
         self.optimizer = self._optimizer()
         self.average = None if recipe.average is None else Average(self.trained, recipe.average)

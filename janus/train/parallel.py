@@ -79,21 +79,26 @@ class Trained(nn.Module):
     """
 
     def __init__(
-        self, model: JanusModel, parallel: Parallel, look_ahead: float = 0.0, naming: float = 0.0
+        self,
+        model: JanusModel,
+        parallel: Parallel,
+        look_ahead: float = 0.0,
+        naming: float = 0.0,
+        smoothing: float = 0.0,
     ) -> None:
         """look_ahead, naming: weights of those losses (`janus.train.ahead`, `janus.train.naming`), which are
-        added to the balance loss."""
+        added to the balance loss.  smoothing: of codes, while training (see `JanusModel.losses`)."""
         super().__init__()
         self.janus = model
         self.alone = parallel.world == 1
-        self.look_ahead, self.naming = look_ahead, naming
+        self.look_ahead, self.naming, self.smoothing = look_ahead, naming, smoothing
         self.told: dict[str, Tensor] = {}  # what the last pass gave for those losses
         self.ahead = LookAhead(model.config.core.width) if look_ahead else None
 
     def forward(self, batch: Batch) -> Losses:
         entering = self.janus.embed(batch)
         hidden = self.janus.hidden(batch, entering)
-        losses = self.janus.losses(hidden, batch)
+        losses = self.janus.losses(hidden, batch, self.smoothing if self.training else 0.0)
         if self.naming and self.training:
             naming = naming_loss(self.janus, entering, hidden, batch)
             losses.balance = losses.balance + self.naming * naming

@@ -70,7 +70,8 @@ def pretrained(depths: Sequence[int] = _DEPTHS) -> Perceptual:
         given: dict[str, Tensor] = torch.load(path, weights_only=True)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    return Perceptual(renamed(given), depths)
+    network = Perceptual(renamed(given), depths)
+    return network.to(memory_format=torch.channels_last)  # twice as fast on a CPU
 
 
 def renamed(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -85,6 +85,7 @@ class TrainRecipe:
     text_weight: float = 1.0  # of a text token in the loss, beside a code
     look_ahead: float = 0.0  # weight of the loss that asks every cell for the next code that names decide
     naming: float = 0.0  # weight of the loss that asks every patch of a scene for the words of what it shows
+    smoothing: float = 0.0  # share of what each code should get that goes to all codes alike
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
@@ -113,8 +114,9 @@ class TrainRecipe:
             raise ValueError("data is empty; name at least one folder, JSON lines file or set of shards")
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers, not {list(self.betas)}")
-        if not 0 <= self.drop_captions < 1:
-            raise ValueError(f"drop_captions must be from 0 to below 1, not {self.drop_captions}")
+        for name in ("drop_captions", "smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
 
 
 def load_plan(path: str | Path, changes: Sequence[str] = ()) -> TrainRecipe:
