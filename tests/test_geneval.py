@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from janus.data import scenes
-from janus.data.subjects import held_out
+from janus.data.subjects import COLOURS, NAMES, held_out
 from janus.eval.benchmark import Answers, Item, Mode, Samples
 from janus.eval.detect import Detection
 from janus.eval.folder import Run
 from janus.eval.geneval import GenEval, read_metadata
 from janus.eval.geneval_rules import RULES, Seen, counted, overlap, relations, verdict
 from janus.eval.geneval_scores import scores_of
-from janus.eval.prompts import COLOURS, COUNTS, NAMES, TASKS, make_prompts, shows_held_out
+from janus.eval.prompts import COUNTS, TASKS, make_prompts, shows_held_out
 from janus.eval.runner import score
 from janus.eval.seen import see
 from tests.geneval_cases import cases

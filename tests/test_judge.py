@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from janus.data.art import Sprite
 from janus.data.scenes import SceneMaker, relation
+from janus.data.subjects import COLOURS, NAMES
 from janus.eval.detect import Detection
 from janus.eval.finder import Finder, FinderConfig, Maps, boxes_of, things_in
 from janus.eval.geneval_rules import RULES, Seen, counted, verdict
 from janus.eval.judge import ABOUT, WEIGHTS, Certainty, SceneJudge, thing_mask
-from janus.eval.prompts import COLOURS, NAMES
 from janus.train.damage import blotched, damaged, spoiled
 from janus.train.detector import DetectorRecipe, Scenes, Targets, losses, targets, train_detector
 from janus.train.detector_check import chosen, sample_of, tally

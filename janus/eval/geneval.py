@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from janus.data.layouts import RELATIONS
+from janus.data.subjects import COLOURS, NAMES
 from janus.eval.benchmark import Answers, Line, Mode, Progress, Samples, Scored
 from janus.eval.detect import DETECTORS, UNKNOWN_CAVEAT, Detector, figures, load_detector
 from janus.eval.geneval_rules import RULES, Seen, Verdict, counted, verdict
 from janus.eval.geneval_scores import reasons, scores_of, table
-from janus.eval.prompts import COLOURS, COUNTS, NAMES, RELATIONS, TASKS, make_prompts
+from janus.eval.prompts import COUNTS, TASKS, make_prompts
 from janus.eval.seen import see
 
 FILE = "evaluation_metadata.jsonl"

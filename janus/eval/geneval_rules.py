@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from janus.data.layouts import RELATIONS
 from janus.eval.benchmark import Line, Mode
 from janus.eval.detect import Detection
-from janus.eval.prompts import RELATIONS
 
 
 @dataclass(frozen=True)

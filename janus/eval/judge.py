@@ -23,9 +23,9 @@ from torch import Tensor
 from janus.checkpoints.files import read_json, some
 from janus.config import dataclass_from_dict
 from janus.data.paint import dominant_colour, oklab
+from janus.data.subjects import NAMES
 from janus.eval.detect import Detection
 from janus.eval.finder import Finder, FinderConfig, things_in
-from janus.eval.prompts import NAMES
 
 WEIGHTS, ABOUT = "judge.safetensors", "judge.json"
 DOUBTFUL = 0.05  # what is less certain is not told

@@ -16,22 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from janus.data.subjects import held_out
+from janus.data.layouts import RELATIONS
+from janus.data.subjects import COLOURS, NAMES, held_out
+from janus.data.wording_en import NUMBERS, article, geneval_plural
 
-# The classes, in the order of COCO, as GenEval's `object_names.txt` calls them.
-_NAMES = """
-person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
-handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv,
-laptop, computer mouse, tv remote, computer keyboard, cell phone, microwave, oven, toaster, sink,
-refrigerator, book, clock, vase, scissors, teddy bear, hair drier, toothbrush
-"""
-NAMES = tuple(name.strip() for name in _NAMES.split(","))
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-RELATIONS = ("left of", "right of", "above", "below")
-NUMBERS = {2: "two", 3: "three", 4: "four"}
 # Prompts of each task, in the order of the official file.
 COUNTS = {
     "single_object": 80,
@@ -77,26 +65,28 @@ def make_prompts(
 def _line(task: str, name: str, rng: np.random.Generator) -> dict[str, Any]:
     """One line; only single objects take `name`, which is the next in order."""
     if task == "single_object":
-        return _metadata(task, [_clause(name)], f"a photo of {_article(name)}")
+        return _metadata(task, [_clause(name)], f"a photo of {article(name)}")
     if task == "counting":
         name, number = str(rng.choice(NAMES)), int(rng.integers(2, 5))
-        line = _metadata(task, [_clause(name, number)], f"a photo of {NUMBERS[number]} {_plural(name)}")
+        line = _metadata(
+            task, [_clause(name, number)], f"a photo of {NUMBERS[number]} {geneval_plural(name)}"
+        )
         prompt = line.pop("prompt")
         return line | {"exclude": [_clause(name, number + 1)], "prompt": prompt}
     coloured = task in ("colors", "color_attr")
     first, second = (str(x) for x in rng.choice(NAMES[1:] if coloured else NAMES, 2, replace=False))
     shade, other = (str(x) for x in rng.choice(COLOURS, 2, replace=False))
     if task == "colors":
-        return _metadata(task, [_clause(first) | {"color": shade}], f"a photo of {_article(shade)} {first}")
+        return _metadata(task, [_clause(first) | {"color": shade}], f"a photo of {article(shade)} {first}")
     if task == "color_attr":
         clauses = [_clause(first) | {"color": shade}, _clause(second) | {"color": other}]
-        words = f"a photo of {_article(shade)} {first} and {_article(other)} {second}"
+        words = f"a photo of {article(shade)} {first} and {article(other)} {second}"
         return _metadata(task, clauses, words)
     if task == "position":
         where = str(rng.choice(RELATIONS))
         clauses = [_clause(second), _clause(first) | {"position": [where, 0]}]
-        return _metadata(task, clauses, f"a photo of {_article(first)} {where} {_article(second)}")
-    words = f"a photo of {_article(first)} and {_article(second)}"
+        return _metadata(task, clauses, f"a photo of {article(first)} {where} {article(second)}")
+    words = f"a photo of {article(first)} and {article(second)}"
     return _metadata(task, [_clause(first), _clause(second)], words)
 
 
@@ -106,15 +96,6 @@ def _metadata(task: str, include: list[dict[str, Any]], prompt: str) -> dict[str
 
 def _clause(name: str, count: int = 1) -> dict[str, Any]:
     return {"class": name, "count": count}
-
-
-def _article(words: str) -> str:
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
-
-
-def _plural(name: str) -> str:
-    """As the official prompts have it: "buses", but "knifes", "toothbrushs" and "sheeps" as well."""
-    return f"{name}es" if name.endswith("s") else f"{name}s"
 
 
 def shows_held_out(line: dict[str, Any]) -> bool:

@@ -15,11 +15,11 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from janus.data.subjects import COLOURS
 from janus.eval.benchmark import Answers, Line, Progress
 from janus.eval.detect import Detection, Detector, figures
 from janus.eval.folder import Journal, picture_bytes
 from janus.eval.geneval_rules import Rules, Seen
-from janus.eval.prompts import COLOURS
 
 BATCH = 16  # pictures shown to the detector at once
 

@@ -28,9 +28,9 @@ from janus.config import dataclass_from_dict
 from janus.data.art import Sprite, art_table, load_sprites
 from janus.data.scene_source import WORK
 from janus.data.scenes import Look, Scene, SceneMaker
+from janus.data.subjects import NAMES
 from janus.eval.finder import CELL, Finder, FinderConfig, Maps
 from janus.eval.judge import Certainty, SceneJudge
-from janus.eval.prompts import NAMES
 from janus.train import results
 from janus.train.damage import Box, blotched, damaged, spoiled
 from janus.train.detector_check import card, chosen, figures_of
