@@ -18,7 +18,7 @@ CELLS = 8  # along a side: things to draw stand on this grid, that of the image 
 BORDER = 2  # pixels that a thing to draw keeps from the edges of its block
 _QUADRANTS = ((0, 0), (4, 0), (0, 4), (4, 4))
 # The longer side of each thing, as shares of the picture's, where one thing is shown, two, ... six.
-_SIZES = ((0.45, 0.95), (0.32, 0.62), (0.28, 0.52), (0.25, 0.45), (0.22, 0.40), (0.20, 0.36))
+_SIZES = ((0.45, 0.95), (0.34, 0.62), (0.30, 0.52), (0.28, 0.45), (0.26, 0.40), (0.24, 0.36))
 COVERED = 0.15  # of a thing may be hidden behind others
 _TRIES = 24  # places for each thing
 
