@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(verbs)
     _add_train(verbs)
     _add_eval(verbs)
+    _add_bench(verbs)
     return parser
 
 
@@ -56,6 +57,13 @@ def _verb(verbs: Any, name: str, run: Any, summary: str, example: str) -> argpar
     return verb
 
 
+def _device_options(group: Any) -> None:
+    group.add_argument("--device", help="cpu, cuda, mps ... (default: a GPU if there is one)")
+    group.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the checkpoint asks for"
+    )
+
+
 def _model_options(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("model")
     group.add_argument("--model", metavar="M", help="folder or hub id (default: the model in the package)")
@@ -66,10 +74,7 @@ def _model_options(verb: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--revision", help="branch, tag or commit of a hub id")
     group.add_argument("--offline", action="store_true", help="take hub files from the cache alone")
-    group.add_argument("--device", help="cpu, cuda, mps ... (default: a GPU if there is one)")
-    group.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the checkpoint asks for"
-    )
+    _device_options(group)
 
 
 def _load(options: argparse.Namespace) -> Janus:
@@ -333,6 +338,41 @@ def _eval(options: argparse.Namespace) -> None:
     from janus.eval.command import run
 
     run(options, _load, _progress)
+
+
+# -- bench --------------------------------------------------------------------------------------
+
+
+def _add_bench(verbs: Any) -> None:
+    verb = _verb(
+        verbs,
+        "bench",
+        _bench,
+        "Measure how fast this machine draws and writes with a model, and what limits it.",
+        "  janus bench\n"
+        "  janus bench --model janus-pro-1b --dtype bfloat16 -n 8      (a preset: random weights)",
+    )
+    verb.add_argument(
+        "--model", metavar="M", help="folder, hub id or preset (default: the model in the package)"
+    )
+    _device_options(verb)
+    verb.add_argument("-n", type=int, default=1, metavar="IMAGES", help="pictures drawn at once (default: 1)")
+    verb.add_argument("--steps", type=int, default=24, help="steps that are timed (default: 24)")
+    verb.add_argument("--json", metavar="FILE", help="where to write the figures, with ranges")
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from janus import bench
+    from janus.checkpoints.writing import write_json
+
+    model = bench.open_model(options.model, options.device, options.dtype)
+    with _progress("measuring", "step") as show:
+        figures = bench.bench(model, options.n, options.steps, show)
+    print(bench.table(figures))
+    if options.json:
+        write_json(Path(options.json), figures)
 
 
 if __name__ == "__main__":

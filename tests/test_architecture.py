@@ -18,7 +18,7 @@ FLOORS = [
     {"model"},
     {"checkpoints"},
     {"generation"},
-    {"api", "info", "gallery"},
+    {"api", "bench", "info", "gallery"},
     {"data"},
     {"eval"},
     {"train"},
