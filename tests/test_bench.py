@@ -21,20 +21,8 @@ def test_a_preset_is_measured(
 ) -> None:
     monkeypatch.setattr(bench, "_READ", 2**20)
     out = tmp_path / "bench.json"
-    command = [
-        "bench",
-        "--model",
-        "tiny-v3",
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-        "-n",
-        "2",
-        "--steps",
-        "3",
-    ]
-    assert main([*command, "--json", str(out)]) == 0
+    model = ["--model", "tiny-v3", "--dtype", "float32", "--device", "cpu"]
+    assert main(["bench", *model, "-n", "2", "--steps", "3", "--json", str(out)]) == 0
     figures = json.loads(out.read_text(encoding="utf-8"))
     assert capsys.readouterr().out == table(figures) + "\n"
     median, fastest, slowest = figures["image_ms_per_step"]

@@ -130,7 +130,7 @@ def test_a_sheet_needs_pictures() -> None:
 
 
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("info", "chat", "generate", "convert"):
+    for verb in ("info", "chat", "generate", "convert", "bench"):
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])
         assert stop.value.code == 0
