@@ -133,12 +133,21 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
 
 @torch.inference_mode()
 def _prefill(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int) -> tuple[Cache, Tensor, Tensor]:
-    """The prompts through the core: cache, last hidden states (R, D), next positions (R, 1)."""
-    rows = _rows(model, prompts, new_tokens)
+    """The prompts through the core, each different one once: cache, last hidden states (R, D), next
+    positions (R, 1)."""
+    different = {(tuple(p.ids), id(p.pixels)): p for p in prompts}
+    rows = _rows(model, list(different.values()), new_tokens)
     batch, length, _ = rows.x.shape
-    cache = Cache(model.config.core, batch, length + new_tokens, dtype=rows.x.dtype, device=rows.x.device)
-    hidden = model.core(rows.x, rows.positions, rows.segments, cache)
-    return cache, hidden[:, -1], rows.positions[:, -1:] + 1
+    shared = batch < len(prompts)
+    capacity = length if shared else length + new_tokens
+    cache = Cache(model.config.core, batch, capacity, dtype=rows.x.dtype, device=rows.x.device)
+    hidden = model.core(rows.x, rows.positions, rows.segments, cache)[:, -1]
+    positions = rows.positions[:, -1:] + 1
+    if shared:
+        places = {key: place for place, key in enumerate(different)}
+        index = [places[tuple(p.ids), id(p.pixels)] for p in prompts]
+        cache, hidden, positions = cache.spread(index, length + new_tokens), hidden[index], positions[index]
+    return cache, hidden, positions
 
 
 @torch.inference_mode()

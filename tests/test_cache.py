@@ -58,6 +58,26 @@ def test_cached_equals_uncached_at_every_step(name: str, sizes: list[int]) -> No
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CORES)
+def test_rows_go_on_from_rows_of_another_cache(name: str) -> None:
+    core = CORES[name]
+    model, ids = _model(core), _ids()
+    prompt, rows = _cache(core, capacity=6), [2, 0, 2, 1]
+    segments = torch.ones(3, 6, dtype=torch.long)
+    segments[1, :2] = 0
+    positions = (segments.cumsum(1) - 1).clamp(min=0)
+    model(ids[:, :6], positions, segments, prompt)
+    own = torch.randint(1024, (4, 5), generator=torch.Generator().manual_seed(2))
+    cache = prompt.spread(rows, capacity=11)
+    got = model(own, positions[rows, -1:] + torch.arange(1, 6), cache=cache)
+    for place, row in enumerate(rows):
+        first = 2 if row == 1 else 0
+        whole = model(torch.cat([ids[row, first:6], own[place]])[None])
+        _close(got[place], whole[0, -5:])
+    assert (prompt.length, cache.length) == (6, 11)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CORES)
 def test_left_padded_rows_equal_each_row_alone(name: str) -> None:
     """Prefill of unequal prompts, one chunk of several tokens, then single steps."""
     core = CORES[name]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,31 @@ def test_a_batch_gives_what_each_prompt_gives_alone(
     together = _generate(model, prompts, kind, 16, seeds=seeds, guidance=guidance)
     for row, prompt in enumerate(prompts):
         alone = _generate(model, [prompt], kind, 16, seeds=[seeds[row]], guidance=guidance)
+        assert torch.equal(together[row], alone[0])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("kind", "guidance"), [("text", None), ("image", 5.0)])
+def test_a_repeated_prompt_is_read_once_and_gives_what_it_gives_alone(
+    tiny: Tiny, preset: str, kind: Kind, guidance: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(preset)
+    one, other, same = _prompts(model, [9, 4, 9], images=[0, 2] if kind == "text" else [])
+    same = dataclasses.replace(same, ids=one.ids)  # the same words about another picture
+    prompts, seeds = [one, other, one, same, other], [11, 12, 13, 14, 15]
+    rows = []
+    forward = model.core.forward
+
+    def counted(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        rows.append(len(x))
+        return forward(x, *arguments, **more)
+
+    monkeypatch.setattr(model.core, "forward", counted)
+    together = _generate(model, prompts, kind, 12, seeds=seeds, guidance=guidance)
+    different = 3 if kind == "text" else 2
+    assert rows == [different if guidance is None else 2 * different, *[5 if guidance is None else 10] * 11]
+    for row, prompt in enumerate(prompts):
+        alone = _generate(model, [prompt], kind, 12, seeds=[seeds[row]], guidance=guidance)
         assert torch.equal(together[row], alone[0])
 
 

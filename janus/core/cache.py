@@ -5,6 +5,8 @@ B batch, S slots, H key-value heads, C channels of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ class Cache:
     ) -> None:
         if batch < 1 or capacity < 1:
             raise ValueError(f"a cache needs at least one row and one slot, not {batch=}, {capacity=}")
+        self._config = config
         self.batch = batch
         self.capacity = capacity
         self.length = 0  # slots in use
@@ -51,6 +54,17 @@ class Cache:
         """Forget everything; the memory stays."""
         self.length = 0
         self.padded = False
+
+    def spread(self, rows: Sequence[int], capacity: int) -> Cache:
+        """A cache whose row i goes on from row `rows[i]` of this one, with room for `capacity` tokens."""
+        index = torch.tensor(rows, device=self.segments.device)
+        new = Cache(self._config, len(rows), capacity, dtype=self.layers[0][0].dtype, device=index.device)
+        for mine, theirs in zip(self.layers, new.layers, strict=True):
+            for old, memory in zip(mine, theirs, strict=True):
+                memory[..., : self.length, :] = old[..., : self.length, :].index_select(0, index)
+        new.segments[:, : self.length] = self.segments[:, : self.length].index_select(0, index)
+        new.length, new.padded = self.length, self.padded
+        return new
 
     def begin(self, batch: int, tokens: int, segments: Tensor | None) -> None:
         """Record the samples of the next `tokens` slots; None means sample 1.
