@@ -1,0 +1,240 @@
+"""Drawing and writing side by side with transformers' Janus: the same weights, prompts and precision.
+
+    python benchmarks/speed.py                                    the Janus-Pro-1B shape in bfloat16
+    python benchmarks/speed.py --preset tiny --dtype float32      seconds
+
+Both models are in memory at once (random weights, written once in the transformers layout) and take turns,
+round by round.  Peers are transformers' own `generate`, and the official repository's loop, whose calls
+(`generation_inference.py`: one forward of the language model a token, a cache that grows, the two rows of
+guidance one after the other) are made on transformers' model.  A figure is the median of all timed steps, or
+readings, with the fastest and the slowest; contexts are as long as in the middle of a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from janus import bench, checkpoints
+from janus.config import PRESETS, PromptConfig
+from janus.generation import Prompt, Sampling, decode
+from janus.model import JanusModel
+from janus.tokenizers.text import train_bpe
+
+GUIDANCE = 5.0
+WARM_UP = 2  # steps of each round that do not count
+QUESTION = 50  # tokens beside a picture's
+
+
+class Ours:
+    """This package."""
+
+    def __init__(self, model: JanusModel) -> None:
+        self.model = model
+
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+        tokens = decode(
+            self.model,
+            [Prompt(prompt)] * images,
+            kind="image",
+            new_tokens=steps,
+            sampling=Sampling(),
+            generators=[torch.Generator().manual_seed(i) for i in range(images)],
+            unconditional=[Prompt(plain)] * images,
+            guidance=GUIDANCE,
+        )
+        yield from (None for _ in tokens)
+
+    def write(self, prompt: list[int], steps: int) -> Iterator[None]:
+        tokens = decode(
+            self.model,
+            [Prompt(prompt)],
+            kind="text",
+            new_tokens=steps,
+            sampling=Sampling(temperature=0),
+            generators=[torch.Generator()],
+        )
+        yield from (None for _ in tokens)
+
+    def read(self, prompt: list[int], pixels: Tensor, image_id: int) -> None:
+        list(
+            decode(
+                self.model,
+                [Prompt(prompt, pixels, image_id)],
+                kind="text",
+                new_tokens=1,
+                sampling=Sampling(temperature=0),
+                generators=[torch.Generator()],
+            )
+        )
+
+
+class Transformers:
+    """transformers' `generate`.  Its steps are told apart by the calls of the language model."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+        self.model.model.vision_model.config.num_image_tokens = steps  # the loop's length, nothing else
+        ids = torch.tensor([prompt])
+        yield from self._calls(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_mode="image",
+            guidance_scale=GUIDANCE,
+            do_sample=True,
+            num_return_sequences=images,
+        )
+
+    def write(self, prompt: list[int], steps: int) -> Iterator[None]:
+        ids = torch.tensor([prompt])
+        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        yield from self._calls(
+            **given, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, generation_mode="text"
+        )
+
+    def read(self, prompt: list[int], pixels: Tensor, image_id: int) -> None:
+        ids = torch.tensor([prompt])
+        self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=pixels,
+            max_new_tokens=1,
+            do_sample=False,
+        )
+
+    def _calls(self, **settings: Any) -> Iterator[None]:
+        """Runs `generate` to its end, then tells when each call of the language model had ended."""
+        times: list[float] = []
+        hook = self.model.model.language_model.register_forward_hook(
+            lambda *_: times.append(time.perf_counter())
+        )
+        try:
+            self.model.generate(**settings)
+        finally:
+            hook.remove()
+        self.times = times
+        yield from (None for _ in times)
+
+
+class OfficialLoop(Transformers):
+    """The calls of the official repository's `generation_inference.py`."""
+
+    @torch.inference_mode()
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+        inner = self.model.model
+        rows = torch.tensor([prompt, plain] * images)
+        x, past = inner.language_model.get_input_embeddings()(rows), None
+        for _ in range(steps):
+            out = inner.language_model(inputs_embeds=x, use_cache=True, past_key_values=past)
+            past = out.past_key_values
+            logits = inner.generation_head(out.last_hidden_state[:, -1])
+            wanted, other = logits[0::2], logits[1::2]
+            chances = torch.softmax(other + GUIDANCE * (wanted - other), dim=-1)
+            token = torch.multinomial(chances, num_samples=1)
+            x = self.model.prepare_embeddings_for_image_generation(token.repeat_interleave(2, dim=0))
+            yield
+
+
+def seconds(steps: Iterator[None], side: Any) -> list[float]:
+    """Of each step after the first `WARM_UP`, which comes after the prompt."""
+    times = []
+    for _ in steps:
+        times.append(time.perf_counter())
+    times = side.times if type(side) is Transformers else times
+    return [after - before for before, after in pairwise(times)][WARM_UP:]
+
+
+def reading(side: Any, *given: Any) -> list[float]:
+    started = time.perf_counter()
+    side.read(*given)
+    return [time.perf_counter() - started]
+
+
+def sides(preset: str, dtype: str) -> dict[str, Any]:
+    import transformers
+
+    model = bench.open_model(preset, "cpu", dtype)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train_bpe(["a"], 300, PromptConfig(), folder / "text")
+        checkpoints.save(model, folder / "model", layout="transformers", source=folder / "text")
+        theirs = transformers.JanusForConditionalGeneration.from_pretrained(
+            folder / "model", dtype=getattr(torch, dtype)
+        ).eval()
+    return {"janus": Ours(model), "transformers": Transformers(theirs), "official loop": OfficialLoop(theirs)}
+
+
+def _drawing(words: list[int], plain: list[int], images: int, steps: int, side: Any) -> list[float]:
+    return seconds(side.draw(words, plain, images, steps + WARM_UP + 1), side)
+
+
+def cases(
+    preset: str, images: list[int], steps: int, image_id: int
+) -> dict[str, Callable[[Any], list[float]]]:
+    """What is timed, by name: a function of a side that gives seconds."""
+    config = PRESETS[preset]
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(300, config.core.vocab_size, (config.vq.tokens // 2,), generator=generator).tolist()
+    plain = [words[0], *[1] * (len(words) - 2), words[-1]]
+    pixels = torch.rand(1, 3, config.image.size, config.image.size, generator=generator) * 2 - 1
+    question = words[: QUESTION // 2] + [image_id] * config.vision.tokens + words[-QUESTION // 2 :]
+    found: dict[str, Callable[[Any], list[float]]] = {}
+    for n in images:
+        found[f"drawing, {n} at once, a step"] = partial(_drawing, words, plain, n, steps)
+    found["writing, a token"] = lambda side: seconds(side.write(words, steps + WARM_UP + 1), side)
+    found["reading a picture and a question"] = lambda side: reading(side, question, pixels, image_id)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="janus-pro-1b", choices=["tiny", "janus-pro-1b", "janus-pro-7b"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("-n", type=int, nargs="+", default=[1, 8], help="pictures at once")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    everyone = sides(options.preset, options.dtype)
+    print(f"| {options.preset}, {options.dtype}, ms | " + " | ".join(everyone) + " | ratio |")
+    print("|---" * (len(everyone) + 2) + "|")
+    figures: dict[str, dict[str, list[float]]] = {}
+    image_id = everyone["transformers"].model.config.image_token_id
+    for name, case in cases(options.preset, options.n, options.steps, image_id).items():
+        times: dict[str, list[float]] = defaultdict(list)
+        for number in range(options.rounds):
+            order = list(everyone) if number % 2 == 0 else list(everyone)[::-1]
+            for side in order:
+                if side == "official loop" and not name.startswith("drawing"):
+                    continue  # it has a loop for drawing only
+                times[side] += case(everyone[side])
+        figures[name] = times
+        shown = [_shown(times[side]) if times[side] else "" for side in everyone]
+        ratio = statistics.median(times["transformers"]) / statistics.median(times["janus"])
+        print(f"| {name} | " + " | ".join(shown) + f" | {ratio:.2f} |", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(times: list[float]) -> str:
+    return "{:.1f} ({:.1f} to {:.1f})".format(*(1e3 * f(times) for f in (statistics.median, min, max)))
+
+
+if __name__ == "__main__":
+    main()
