@@ -36,6 +36,7 @@ from janus.tokenizers.text import train_bpe
 GUIDANCE = 5.0
 WARM_UP = 2  # steps of each round that do not count
 QUESTION = 50  # tokens beside a picture's
+Case = Callable[[Any], list[float]]  # what is timed: a side to seconds
 
 
 class Ours:
@@ -167,6 +168,7 @@ def reading(side: Any, *given: Any) -> list[float]:
 def sides(preset: str, dtype: str) -> dict[str, Any]:
     import transformers
 
+    transformers.logging.set_verbosity_error()
     model = bench.open_model(preset, "cpu", dtype)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -182,17 +184,15 @@ def _drawing(words: list[int], plain: list[int], images: int, steps: int, side: 
     return seconds(side.draw(words, plain, images, steps + WARM_UP + 1), side)
 
 
-def cases(
-    preset: str, images: list[int], steps: int, image_id: int
-) -> dict[str, Callable[[Any], list[float]]]:
-    """What is timed, by name: a function of a side that gives seconds."""
+def cases(preset: str, images: list[int], steps: int, image_id: int) -> dict[str, Case]:
+    """What is timed, by name."""
     config = PRESETS[preset]
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(300, config.core.vocab_size, (config.vq.tokens // 2,), generator=generator).tolist()
     plain = [words[0], *[1] * (len(words) - 2), words[-1]]
     pixels = torch.rand(1, 3, config.image.size, config.image.size, generator=generator) * 2 - 1
     question = words[: QUESTION // 2] + [image_id] * config.vision.tokens + words[-QUESTION // 2 :]
-    found: dict[str, Callable[[Any], list[float]]] = {}
+    found: dict[str, Case] = {}
     for n in images:
         found[f"drawing, {n} at once, a step"] = partial(_drawing, words, plain, n, steps)
     found["writing, a token"] = lambda side: seconds(side.write(words, steps + WARM_UP + 1), side)
