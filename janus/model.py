@@ -41,6 +41,8 @@ class Batch:
     segments: Tensor | None = None  # (B, T) long, one number per sample, 0 for padding
     branches: Tensor | None = None  # (B, T) long: what continues branch 0 of its sample alone
     slot_words: Tensor | None = None  # (N * P, W) long: tokens that name what a patch shows, else -1
+    mentions: Tensor | None = None  # (B, T) bool: the last token of what names a thing to draw
+    mention_codes: Tensor | None = None  # (mentions, W) long: that thing's codes, else -1
 
 
 @dataclass

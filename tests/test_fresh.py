@@ -181,6 +181,7 @@ def test_smoothing_gives_all_codes_a_share(tmp_path: Path) -> None:
         ({"naming": 1.0}, "only scenes can tell, and data has none"),
         ({"naming": -1.0}, "naming must be at least 0, not -1"),
         ({"look_ahead": -0.5}, "look_ahead must be at least 0, not -0.5"),
+        ({"depicting": -1}, "depicting must be at least 0, not -1"),
     ],
 )
 def test_losses_that_make_no_sense(

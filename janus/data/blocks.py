@@ -54,6 +54,11 @@ class Blocks:
             part[own != EMPTY] = own[own != EMPTY]
         return grid.flatten()
 
+    def of(self, thing: Thing) -> np.ndarray:
+        """The codes of a thing of a tidy scene alone, rows first, without its block's empty cells."""
+        own = self._block(thing, block(thing, self.maker.size)[2])
+        return own[own != EMPTY]
+
     def weights(self, scene: Scene, weight: float) -> np.ndarray:
         """How much each code should count in the loss, (K,) float32 with a mean of 1.
 

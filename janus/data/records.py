@@ -89,6 +89,7 @@ class Record:
     codes: np.ndarray | None = None  # ... or its codes (K,), already made
     shown: tuple[str, ...] = ()  # what each patch of the pictures shows, in words, "" for nothing
     weights: np.ndarray | None = None  # (K,) float32: how much each code counts in the loss, 1 on average
+    mentions: tuple[tuple[int, np.ndarray], ...] = ()  # where the caption has named a thing, and its codes
 
 
 class Records(Protocol):

@@ -15,7 +15,7 @@ from janus.data.art import art_table, load_sprites
 from janus.data.blocks import Blocks
 from janus.data.records import Kind, Record, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
-from janus.data.wording import caption, questions
+from janus.data.wording import caption, mentions, questions
 from janus.tokenizers.image import VqTokenizer
 
 WORK = Path.home() / ".cache" / "janus" / "world"  # where the art is kept
@@ -135,7 +135,10 @@ class SceneSource:
             return Record(name, "generation", words, images=(picture,))
         codes = self._blocks.codes(scene)
         weights = self._blocks.weights(scene, self.recipe.name_weight)
-        return Record(name, "generation", words, images=(picture,), codes=codes, weights=weights)
+        named = tuple((end, self._blocks.of(thing)) for end, thing in mentions(words, scene))
+        return Record(
+            name, "generation", words, images=(picture,), codes=codes, weights=weights, mentions=named
+        )
 
     @torch.inference_mode()
     def _draw_again(self, count: int) -> np.ndarray:

@@ -7,16 +7,27 @@ there are several cats of different colours, the place of two things that GenEva
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from janus.data import wording_en, wording_zh
 from janus.data.facts import Facts, weighted
-from janus.data.scenes import Scene, relation
+from janus.data.scenes import Scene, Thing, relation
 from janus.data.wording_en import NUMBERS, article, geneval_plural, plural
 
-__all__ = ["Answer", "article", "caption", "describe", "geneval_plural", "plural", "prompt", "questions"]
+__all__ = [
+    "Answer",
+    "article",
+    "caption",
+    "describe",
+    "geneval_plural",
+    "mentions",
+    "plural",
+    "prompt",
+    "questions",
+]
 
 CHINESE = 0.12  # share of captions and questions
 _GENEVAL = 0.4  # of the English captions of tidy scenes
@@ -63,6 +74,24 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
     if scene.kind is not None and rng.random() < _GENEVAL:
         return prompt(scene)
     return wording_en.caption(scene, Facts(scene), rng)
+
+
+def mentions(text: str, scene: Scene) -> list[tuple[int, Thing]]:
+    """Where a caption of the scene has named a thing: the place behind its last word, rising.
+
+    Things that are named together, as in "two red cats", are one mention.
+    """
+    forms: dict[str, Thing] = {}
+    for thing in scene.things:
+        colour = thing.colour
+        for name in (thing.name, plural(thing.name), geneval_plural(thing.name)):
+            forms[name if colour is None else f"{colour} {name}"] = thing
+        forms[thing.name if colour is None else f"{thing.name} that is {colour}"] = thing
+        shade = "" if colour is None else f"{wording_zh.colour_of(colour)}的"
+        forms[shade + wording_zh.name_of(thing.name)] = thing
+    longest_first = sorted(forms, key=len, reverse=True)  # a teddy bear is no bear
+    pattern = "|".join(rf"\b{re.escape(f)}\b" if f.isascii() else re.escape(f) for f in longest_first)
+    return [(match.end(), forms[match[0].lower()]) for match in re.finditer(pattern, text, re.IGNORECASE)]
 
 
 def questions(scene: Scene, rng: np.random.Generator, n: int) -> list[Answer]:

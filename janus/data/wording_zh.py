@@ -50,7 +50,7 @@ def counted(count: int, name: str) -> str:
 
 def phrase(group: Group) -> str:
     """Such as 一只红色的猫."""
-    colour = f"{_colour_of(group.colour)}的" if group.colour else ""
+    colour = f"{colour_of(group.colour)}的" if group.colour else ""
     return counted(group.count, group.name) + colour + name_of(group.name)
 
 
@@ -89,7 +89,7 @@ def ask(kind: str, facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
         return f"有几{_MEASURE.get(name, '个')}{name_of(name)}？", counted(facts.counts[name], name)
     if kind == "colour":
         name, colour = pick(list(facts.uniform.items()), rng)
-        return f"{name_of(name)}是什么颜色？", _colour_of(colour)
+        return f"{name_of(name)}是什么颜色？", colour_of(colour)
     if kind == "where":
         name, between, other = pick(facts.pairs, rng)
         alone = facts.together is not None and rng.random() < 0.5
@@ -106,7 +106,7 @@ def _related(facts: Facts, pair: Pair) -> str:
     return f"{phrases[pair[0]]}在{phrases[pair[2]]}的{_SIDES[pair[1]]}"
 
 
-def _colour_of(colour: str) -> str:
+def colour_of(colour: str) -> str:
     return str(things_table()["colours"][colour]["zh"])
 
 
@@ -124,7 +124,7 @@ def _yes_no(facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
     if form == "colour":
         name, colour = pick(list(facts.uniform.items()), rng)
         colour = colour if true else facts.other_colour(name, rng)
-        return f"{name_of(name)}是{_colour_of(colour)}的吗？", "是" if true else "不是"
+        return f"{name_of(name)}是{colour_of(colour)}的吗？", "是" if true else "不是"
     name, between, other = pick(facts.pairs, rng)
     side = _SIDES[between if true else OPPOSITE[between]]
     return f"{name_of(name)}在{name_of(other)}的{side}吗？", "在" if true else "不在"
@@ -133,7 +133,7 @@ def _yes_no(facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
 def _choice(facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
     if facts.uniform and rng.random() < 0.5:
         question, right = ask("colour", facts, rng)
-        others = [_colour_of(colour) for colour in COLOURS if _colour_of(colour) != right]
+        others = [colour_of(colour) for colour in COLOURS if colour_of(colour) != right]
         wrong = [others[i] for i in rng.permutation(len(others))[:3]]
     else:
         question, right, wrong = "图片里有哪一个？", name_of(pick(list(facts.counts), rng)), []

@@ -70,7 +70,12 @@ class _ModelRun(Run[Packed]):
         learning = choose(self.model, recipe, kinds)
         self.tell(f"{sum(p.numel() for p in learning):,} of {_size(self.model):,} parameters learn")
         self.trained = Trained(
-            self.model.to(parallel.device), parallel, recipe.look_ahead, recipe.naming, recipe.smoothing
+            self.model.to(parallel.device),
+            parallel,
+            recipe.look_ahead,
+            recipe.naming,
+            recipe.depicting,
+            recipe.smoothing,
         )
         parallel.shard(self.trained, recipe.precision == "bfloat16")
         self.optimizer = self._optimizer()
@@ -86,9 +91,8 @@ class _ModelRun(Run[Packed]):
         learnt = recipe.lora is None and "core" in recipe.train
         # The layers whose experts are kept in balance: a frozen router needs no steering.
         self.balanced = [i for i, kind in enumerate(core.feed_forward) if kind == "moe" and learnt]
-        self.extra = [
-            name for name, on in (("look ahead", recipe.look_ahead), ("naming", recipe.naming)) if on
-        ]
+        asking = {"look ahead": recipe.look_ahead, "naming": recipe.naming, "depicting": recipe.depicting}
+        self.extra = [name for name, weight in asking.items() if weight]
         self.columns = self._columns()
         self.validation = None if recipe.validation is None else self._validation(recipe.validation)
         self.look_every = None if recipe.validation is None else recipe.validation.every

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from janus.config import JanusConfig
 from janus.model import Batch
@@ -34,6 +35,7 @@ class Sample:
     codes: Tensor | None = None  # (K,), standing for the last K ids ...
     drawing: Tensor | None = None  # ... or the picture to take them from, (3, S, S) in [-1, 1]
     weights: Tensor | None = None  # (K,) of the codes in the loss, 1 on average; without it all alike
+    mentions: Sequence[tuple[int, Tensor]] = ()  # last tokens of what names a thing to draw, its codes (W,)
 
 
 def questions_apart(
@@ -99,7 +101,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     positions, segments = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     branches = torch.zeros_like(segments)
     learn = torch.zeros(shape, dtype=torch.bool)
-    image_slots, code_slots = torch.zeros_like(learn), torch.zeros_like(learn)
+    image_slots, code_slots, mentions = (torch.zeros_like(learn) for _ in range(3))
     for r, row in enumerate(rows):
         start = 0
         for number, sample in enumerate(row, start=1):
@@ -110,6 +112,8 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
                 branches[r, start + first : start + last] = branch
                 positions[r, start + first : start + last] -= first - sample.branches[0][0]
             segments[r, start:end] = number
+            for place, _ in sample.mentions:
+                mentions[r, start + place] = True
             for first, last in sample.learn:
                 learn[r, start + first : start + last] = True
             if sample.codes is not None or sample.drawing is not None:
@@ -123,6 +127,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     drawings = [s.drawing for s in drawn if s.drawing is not None]
     weighted = any(s.weights is not None for s in drawn)
     shown = _words([s for s in every if s.pixels is not None], tokenizer.image_id)
+    drawn_as = [own for sample in every for _, own in sample.mentions]
     even, unknown = torch.ones(codes), torch.zeros(codes, dtype=torch.long)
     batch = Batch(
         ids=ids,
@@ -130,6 +135,8 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
         pixels=torch.cat(pixels) if pixels else None,
         image_slots=image_slots if pixels else None,
         slot_words=shown,
+        mentions=mentions if drawn_as else None,
+        mention_codes=pad_sequence(drawn_as, batch_first=True, padding_value=-1) if drawn_as else None,
         codes=torch.stack([unknown if s.codes is None else s.codes for s in drawn]) if drawn else None,
         code_slots=code_slots if drawn else None,
         code_weights=torch.stack([even if s.weights is None else s.weights for s in drawn])

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from janus.model import Batch, JanusModel, Losses
 from janus.train.ahead import LookAhead
+from janus.train.depicting import Depicting
 from janus.train.naming import naming_loss
 
 
@@ -84,16 +85,20 @@ class Trained(nn.Module):
         parallel: Parallel,
         look_ahead: float = 0.0,
         naming: float = 0.0,
+        depicting: float = 0.0,
         smoothing: float = 0.0,
     ) -> None:
-        """look_ahead, naming: weights of those losses (`janus.train.ahead`, `janus.train.naming`), which are
-        added to the balance loss.  smoothing: of codes, while training (see `JanusModel.losses`)."""
+        """look_ahead, naming, depicting: weights of those losses (see `janus.train.ahead`, `naming` and
+        `depicting`), which are added to the balance loss.  smoothing: of codes, while training (see
+        `JanusModel.losses`)."""
         super().__init__()
         self.janus = model
         self.alone = parallel.world == 1
-        self.look_ahead, self.naming, self.smoothing = look_ahead, naming, smoothing
+        self.look_ahead, self.naming, self.depicting = look_ahead, naming, depicting
+        self.smoothing = smoothing
         self.told: dict[str, Tensor] = {}  # what the last pass gave for those losses
         self.ahead = LookAhead(model.config.core.width) if look_ahead else None
+        self.depict = Depicting(model) if depicting else None
 
     def forward(self, batch: Batch) -> Losses:
         entering = self.janus.embed(batch)
@@ -107,6 +112,10 @@ class Trained(nn.Module):
             ahead = self.ahead(self.janus, hidden, batch)
             losses.balance = losses.balance + self.look_ahead * ahead
             self.told["look ahead"] = ahead.detach()
+        if self.depict is not None and self.training:
+            depicted = self.depict(self.janus, batch)
+            losses.balance = losses.balance + self.depicting * depicted
+            self.told["depicting"] = depicted.detach()
         if not self.alone:
             losses.balance = losses.balance + 0 * self._unused(batch)
         return losses

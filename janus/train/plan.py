@@ -85,6 +85,7 @@ class TrainRecipe:
     text_weight: float = 1.0  # of a text token in the loss, beside a code
     look_ahead: float = 0.0  # weight of the loss that asks every cell for the next code that names decide
     naming: float = 0.0  # weight of the loss that asks every patch of a scene for the words of what it shows
+    depicting: float = 0.0  # weight of the loss that asks a caption's names for the codes of what they name
     smoothing: float = 0.0  # share of what each code should get that goes to all codes alike
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
@@ -101,7 +102,7 @@ class TrainRecipe:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if (self.model is None) == (self.new is None):
             raise ValueError("a recipe has either a model to begin from or a new one")
-        for name in ("look_ahead", "naming"):
+        for name in ("look_ahead", "naming", "depicting"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.naming and not any(one.scenes is not None for one in self.data):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,15 @@ class Draft:
     codes: np.ndarray | None = None  # ... or its codes, already made, (K,)
     weights: np.ndarray | None = None  # (K,) of the codes in the loss
     words: torch.Tensor | None = None  # (patches, W) tokens of what each patch of the images shows
+    mentions: Sequence[tuple[int, np.ndarray]] = ()  # last tokens of what names a thing to draw, its codes
 
     def load(self, config: JanusConfig) -> Sample:
         """Raises BadRecord for a picture that cannot be read."""
         weights = None if self.weights is None else torch.from_numpy(self.weights)
         if self.codes is not None:
             codes = torch.from_numpy(self.codes.astype(np.int64))
-            return Sample(self.ids, self.learn, codes=codes, weights=weights)
+            mentions = [(place, torch.from_numpy(own.astype(np.int64))) for place, own in self.mentions]
+            return Sample(self.ids, self.learn, codes=codes, weights=weights, mentions=mentions)
         if self.drawing is not None:
             pixels = crop([self.drawing.load()], config.vq.image_size)[0]
             return Sample(self.ids, self.learn, drawing=pixels, weights=weights)
@@ -80,11 +83,30 @@ class Writer:
     def _drawing(self, record: Record, rng: np.random.Generator) -> Draft:
         assert record.caption is not None
         ids = drawing_prompt(record.caption, self.tokenizer, self.config.prompt)
+        mentions = self._mentions(record, ids)
         if rng.random() < self.drop:
-            ids = unconditional(ids, self.tokenizer)
+            ids, mentions = unconditional(ids, self.tokenizer), []
         ids = ids + [self.tokenizer.image_id] * self.config.vq.tokens
-        drawing = record.images[0] if record.codes is None else None
-        return Draft(record.name, ids, [], drawing=drawing, codes=record.codes, weights=record.weights)
+        if record.codes is None:
+            return Draft(record.name, ids, [], drawing=record.images[0], weights=record.weights)
+        return Draft(record.name, ids, [], codes=record.codes, weights=record.weights, mentions=mentions)
+
+    def _mentions(self, record: Record, ids: list[int]) -> list[tuple[int, np.ndarray]]:
+        """The last token of each mention in the prompt; those that end within a token are left out."""
+        assert record.caption is not None
+        found = []
+        for end, codes in record.mentions:
+            begun = drawing_prompt(record.caption[:end], self.tokenizer, self.config.prompt)
+            last = len(begun) - self._behind - 1
+            if begun[: last + 1] == ids[: last + 1]:
+                found.append((last, codes))
+        return found
+
+    @cached_property
+    def _behind(self) -> int:
+        """How many tokens of a prompt to draw come behind its words."""
+        pair = [drawing_prompt(text, self.tokenizer, self.config.prompt)[::-1] for text in ("a", "b")]
+        return next(i for i, (a, b) in enumerate(zip(*pair, strict=True)) if a != b)
 
     def _text(self, record: Record) -> Draft:
         assert record.text is not None
