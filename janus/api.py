@@ -28,6 +28,8 @@ from janus.tokenizers.chat import (
 )
 from janus.tokenizers.text import TextTokenizer
 
+WINDOW = 16  # codes that are guessed and checked at once, of all pictures of a batch together
+
 
 class _Writing(TypedDict, total=False):
     """Keyword arguments of `Janus.chat`, for its signatures by type."""
@@ -48,6 +50,7 @@ class _Drawing(TypedDict, total=False):
     top_p: float
     size: int | None
     batch_size: int
+    window: int | None
     on_step: Callable[[int, int], None] | None
 
 
@@ -268,6 +271,7 @@ class Janus:
         top_p: float = 1.0,
         size: int | None = None,
         batch_size: int = 16,
+        window: int | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image] | list[list[Image.Image]]:
         """Draw `n` pictures of a prompt, or of each of several.
@@ -276,15 +280,18 @@ class Janus:
         beside it; `seed` may be a list, one for each prompt, and without any a fresh one is taken.
         Each picture's `info` holds its prompt, seed and settings.  `guidance` (1 is none) and
         `temperature` default to the checkpoint's own, 5 and 1 for the official ones.  At most
-        `batch_size` pictures are drawn at once.  `on_step(done, total)` is called with the number of
+        `batch_size` pictures are drawn at once.  `window` is how many codes of a picture are guessed and
+        checked in one pass at most (see `janus.generation.decode`); 1 is none, and without it there are
+        16 for all pictures of a batch together.  `on_step(done, total)` is called with the number of
         image tokens drawn.  `size` is there to be checked: the weights draw pictures of one size.
 
         Raises ValueError for an empty prompt, a size the weights do not support, or settings out of
         range.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n and batch_size must be at least 1, not n={n}, batch_size={batch_size}")
+        for name, value in (("n", n), ("batch_size", batch_size), ("window", window)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if size is not None and size != self.config.vq.image_size:
             raise ValueError(
                 f"these weights draw {self.config.vq.image_size}x{self.config.vq.image_size} pixels, "
@@ -303,7 +310,8 @@ class Janus:
             done = start * self.config.vq.tokens
             codes = []
             rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]
-            for step in self._decode_codes(rows, own_seeds, sampling, guidance):
+            wide = max(1, WINDOW // len(some)) if window is None else window
+            for step in self._decode_codes(rows, own_seeds, sampling, guidance, wide):
                 codes.append(step)
                 if on_step is not None:
                     on_step(done + len(codes) * len(some), total)
@@ -314,7 +322,12 @@ class Janus:
         return pictures[0] if isinstance(prompt, str) else pictures
 
     def _decode_codes(
-        self, ids: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, guidance: float
+        self,
+        ids: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        guidance: float,
+        window: int,
     ) -> Iterator[Tensor]:
         plain = [] if guidance == 1 else [Prompt(unconditional(row, self.tokenizer)) for row in ids]
         return decode(
@@ -326,6 +339,7 @@ class Janus:
             generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             unconditional=plain,
             guidance=guidance if plain else None,
+            window=window,
         )
 
     # -- the token level ----------------------------------------------------------------------

@@ -221,6 +221,11 @@ def _add_generate(verbs: Any) -> None:
     verb.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling (default: 1, all)")
     verb.add_argument("--size", type=int, help="side in pixels; refused unless the weights draw it")
     verb.add_argument("--batch-size", type=int, default=16, help="pictures drawn at once (default: 16)")
+    verb.add_argument(
+        "--window",
+        type=int,
+        help="codes of a picture guessed and checked at once, at most; 1 is none (default: 16 for all together)",
+    )
     _model_options(verb)
 
 
@@ -240,6 +245,7 @@ def _generate(options: argparse.Namespace) -> None:
             top_p=options.top_p,
             size=options.size,
             batch_size=options.batch_size,
+            window=options.window,
             on_step=show,
         )
     pictures = [picture for pictures in drawn for picture in pictures]

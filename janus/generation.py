@@ -105,30 +105,47 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
 
 
 def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits (B, V) over the temperature, with what top_k and top_p leave out at minus infinity."""
+    """Logits (..., V) over the temperature, with what top_k and top_p leave out at minus infinity."""
     logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k).values[:, -1:]
+        least = logits.topk(sampling.top_k).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = logits.sort(descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= sampling.top_p)
+        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     return logits
 
 
-def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Float32 logits (B, V) to tokens (B,).
+class Dice:
+    """The chance in sampling: for each request and each place of its tokens a noise that depends on nothing
+    but the request's own generator.
 
-    The Gumbel-max rule: each row adds noise of its own generator and takes the largest sum.  That
-    draws from the softmax, and a row's noise depends on nothing but its generator.
+    The Gumbel-max rule: the token is where logits and noise together are largest.  That draws from the
+    softmax, and the same token comes out however often, and beside whatever else, a place is looked at.
     """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=g) for g in generators])
-    noise = noise.clamp_(min=1e-9).to(logits.device)  # a zero, which some platforms draw, would always win
-    return (keep_likely(logits, sampling) - noise.log()).argmax(-1)
+
+    def __init__(self, sampling: Sampling, generators: Sequence[torch.Generator]) -> None:
+        self.sampling, self.generators = sampling, generators
+        self._first = 0  # place of the first noise that is kept
+        self._noise: list[Tensor] = []  # (B, V) of each place from there on
+
+    def throw(self, logits: Tensor, place: int) -> Tensor:
+        """Float32 logits (B, n, V) of the places from `place` on, to tokens (B, n).
+
+        Places before it are not asked for again.
+        """
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1)
+        del self._noise[: place - self._first]
+        self._first = place
+        while len(self._noise) < logits.shape[1]:
+            drawn = [torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators]
+            # a zero, which some platforms draw, would always win
+            self._noise.append(torch.stack(drawn).clamp_(min=1e-9).log_().to(logits.device))
+        noise = torch.stack(self._noise[: logits.shape[1]], dim=1)
+        return (keep_likely(logits, self.sampling) - noise).argmax(-1)
 
 
 @torch.inference_mode()
@@ -151,24 +168,20 @@ def _prefill(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int) -> t
 
 
 @torch.inference_mode()
-def _decode_one(model: JanusModel, kind: Kind, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Tokens (R,) through the core: hidden states (R, D)."""
+def _decode_some(model: JanusModel, kind: Kind, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+    """Tokens (R, n) from positions (R, 1) on through the core: hidden states (R, n, D)."""
     embed = model.embed_text if kind == "text" else model.embed_codes
-    return model.core(embed(tokens[:, None]), positions, cache=cache)[:, -1]
+    along = torch.arange(tokens.shape[1], device=tokens.device)
+    return model.core(embed(tokens), positions + along, cache=cache)
 
 
 @torch.inference_mode()
 def _choose(
-    model: JanusModel,
-    kind: Kind,
-    hidden: Tensor,
-    guidance: float | None,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
+    model: JanusModel, kind: Kind, hidden: Tensor, guidance: float | None, dice: Dice, place: int
 ) -> Tensor:
-    """Hidden states (R, D) to the next tokens (B,)."""
+    """Hidden states (R, n, D) to the tokens (B, n) of the places from `place` on."""
     logits = model.text_logits(hidden) if kind == "text" else model.image_logits(hidden)
-    return sample(logits.float() if guidance is None else guide(logits, guidance), sampling, generators)
+    return dice.throw(logits.float() if guidance is None else guide(logits, guidance), place)
 
 
 def decode(
@@ -182,25 +195,47 @@ def decode(
     unconditional: Sequence[Prompt] = (),
     guidance: float | None = None,
     stop_id: int | None = None,
+    window: int = 1,
 ) -> Iterator[Tensor]:
     """Yield the next token of every request, (B,) long, until `new_tokens` or all have stopped.
 
     With `guidance`, `unconditional` holds each request's unguided counterpart.  A request that drew
     `stop_id` yields it for as long as others go on.  Raises ValueError where a prompt and its new
     tokens exceed the context.
+
+    With a `window` above 1, of pictures, up to so many codes are looked at in one pass: all but the first
+    follow guesses, and as many as were guessed right stand.  A guess is what came out there the last time,
+    or the code above (Jacobi iteration, arXiv 2410.01699, but with the noise of each place held fixed, so
+    that the codes are those of a window of 1 up to rounding, and not only equally likely).
     """
     cache, hidden, positions = _prefill(model, [*prompts, *unconditional], new_tokens)
-    stopped = torch.zeros(len(prompts), dtype=torch.bool, device=hidden.device)
-    for step in range(new_tokens):
-        tokens = _choose(model, kind, hidden, guidance, sampling, generators)
-        if stop_id is not None:
-            tokens = tokens.masked_fill(stopped, stop_id)
-            stopped |= tokens == stop_id
-        yield tokens
-        if step + 1 == new_tokens or (stop_id is not None and bool(stopped.all())):
+    start, count = cache.length, len(prompts)
+    dice = Dice(sampling, generators)
+    tokens = torch.zeros(count, new_tokens, dtype=torch.long, device=hidden.device)
+    tokens[:, :1] = _choose(model, kind, hidden[:, None], guidance, dice, 0)
+    stopped = torch.zeros(count, dtype=torch.bool, device=hidden.device)
+    known, fresh, guessed = 0, 1, 1  # tokens that were yielded, that now can be, and with guesses behind them
+    while True:
+        for place in range(known, known + fresh):
+            if stop_id is not None:
+                tokens[:, place] = tokens[:, place].masked_fill(stopped, stop_id)
+                stopped |= tokens[:, place] == stop_id
+            yield tokens[:, place]
+        known += fresh
+        if known == new_tokens or (stop_id is not None and bool(stopped.all())):
             return
-        both = tokens if guidance is None else tokens.repeat(2)
-        hidden = _decode_one(model, kind, both, positions + step, cache)
+        wide = min(window, new_tokens - known, 1 + 2 * fresh)  # as far as guesses have been worth it
+        for place in range(guessed, known + wide - 1):
+            tokens[:, place] = tokens[:, max(place - model.config.vq.grid, 0)]
+        given = tokens[:, known - 1 : known + wide - 1]
+        both = given if guidance is None else given.repeat(2, 1)
+        hidden = _decode_some(model, kind, both, positions + known - 1, cache)
+        new = _choose(model, kind, hidden, guidance, dice, known)
+        fresh, guessed = 1, known + wide
+        if wide > 1:
+            fresh += int((new[:, :-1] == given[:, 1:]).all(0).long().cumprod(0).sum())
+        tokens[:, known : known + wide] = new
+        cache.back_to(start + known + fresh - 1)
 
 
 @torch.inference_mode()

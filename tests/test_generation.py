@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from janus.generation import Kind, Prompt, Sampling, decode, guide, keep_likely, sample, score
+from janus.generation import Dice, Kind, Prompt, Sampling, decode, guide, keep_likely, score
 from janus.model import Batch, JanusModel
 
 PRESETS = ["tiny", "tiny-v2", "tiny-v3"]
@@ -41,6 +42,7 @@ def _generate(
     sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
     seeds: Sequence[int] = (),
     guidance: float | None = None,
+    window: int = 1,
 ) -> torch.Tensor:
     tokens = decode(
         model,
@@ -51,6 +53,7 @@ def _generate(
         generators=[torch.Generator().manual_seed(s) for s in seeds or range(len(prompts))],
         unconditional=[] if guidance is None else _plain(prompts),
         guidance=guidance,
+        window=window,
     )
     return torch.stack(list(tokens), dim=1)
 
@@ -111,6 +114,41 @@ def test_a_repeated_prompt_is_read_once_and_gives_what_it_gives_alone(
     for row, prompt in enumerate(prompts):
         alone = _generate(model, [prompt], kind, 12, seeds=[seeds[row]], guidance=guidance)
         assert torch.equal(together[row], alone[0])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("guidance", [None, 5.0])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.0), Sampling(0.3, 50, 0.9)], ids=str)
+def test_guessed_codes_are_those_of_one_after_the_other(
+    tiny: Tiny, preset: str, guidance: float | None, sampling: Sampling
+) -> None:
+    model = tiny(preset)
+    prompts = _prompts(model, [4, 19, 9])
+    count = model.config.vq.tokens
+    plain = _generate(model, prompts, "image", count, sampling=sampling, guidance=guidance)
+    for window in (2, 5, 2 * count):
+        quick = _generate(model, prompts, "image", count, sampling=sampling, guidance=guidance, window=window)
+        assert torch.equal(quick, plain)
+
+
+def test_right_guesses_save_passes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that does not look at what it drew: what came out behind a wrong guess is right after all."""
+    model = copy.deepcopy(tiny("tiny"))
+    with torch.no_grad():
+        last = model.gen_aligner.layers[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight.zero_()
+    passes = []
+    forward = model.core.forward
+
+    def counted(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        passes.append(x.shape[1])
+        return forward(x, *arguments, **more)
+
+    monkeypatch.setattr(model.core, "forward", counted)
+    _generate(model, _prompts(model, [6]), "image", 16, window=8)
+    assert sum(passes[1:]) >= 15
+    assert len(passes) <= 9  # of 16
 
 
 def test_seeds_matter(tiny: Tiny) -> None:
@@ -198,7 +236,7 @@ def test_guidance_extrapolates_from_the_unconditional_row() -> None:
 def test_sampling_draws_from_the_softmax() -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0, -1.0]]).repeat(4000, 1)
     generator = torch.Generator().manual_seed(0)
-    drawn = sample(logits, Sampling(temperature=0.7), [generator] * 4000)
+    drawn = Dice(Sampling(temperature=0.7), [generator] * 4000).throw(logits[:, None], 0)[:, 0]
     share = torch.bincount(drawn, minlength=4) / 4000
     torch.testing.assert_close(share, (logits[0] / 0.7).softmax(-1), rtol=0, atol=0.03)
 

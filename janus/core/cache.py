@@ -94,6 +94,11 @@ class Cache:
     def advance(self, tokens: int) -> None:
         self.length += tokens
 
+    def back_to(self, length: int) -> None:
+        """Forget what came after the first `length` tokens."""
+        assert length <= self.length
+        self.length = length
+
 
 def _shapes(config: CoreConfig, batch: int, capacity: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
