@@ -16,24 +16,21 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from janus import checkpoints
-from janus.checkpoints.layouts import on_meta
-from janus.config import PRESETS
-from janus.model import JanusModel
+from janus.bench import open_model
 from janus.tokenizers.text import train_bpe
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "finetune.yaml"
-# getrusage would count what the parent process held when it started this one
 CHILD = """
-import re, sys
-from pathlib import Path
+import sys
+import torch
+from janus.bench import peak_memory
 from janus.cli import main
 
 main(sys.argv[1:])
-print("peak", 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]))
+print("peak", peak_memory(torch.device("cpu")))
 """
 WAYS = {
     "all weights": ("weights=bfloat16", "learning_rate=2e-5"),
@@ -43,12 +40,8 @@ WAYS = {
 
 def random_model(folder: Path) -> None:
     """A checkpoint of random bfloat16 weights in Janus-Pro-1B's official layout."""
-    config = PRESETS["janus-pro-1b"]
-    train_bpe(["a photo of a square"], 400, config.prompt, folder / "text")
-    model = on_meta(lambda: JanusModel(config)).to(torch.bfloat16).to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02, generator=generator)
+    model = open_model("janus-pro-1b", "cpu")
+    train_bpe(["a photo of a square"], 400, model.config.prompt, folder / "text")
     checkpoints.save(model, folder / "model", source=folder / "text")
 
 

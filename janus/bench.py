@@ -39,7 +39,6 @@ _READS = 5
 class Pace:
     """One kind of decoding: the time of a step, over all that were timed, and what it reads."""
 
-    tokens: int  # of each step: one of each picture or text
     median: float  # seconds
     fastest: float
     slowest: float
@@ -76,9 +75,9 @@ def bench(
 ) -> dict[str, Any]:
     """Figures of drawing `images` pictures at once, with guidance, and of writing one text.
 
-    Steps are timed in the middle of a picture, so that the cache is as long as it is on average; the median
-    of `steps` of them counts.  `on_step(done, total)` follows the work.  Raises ValueError for numbers below
-    1, and where a picture has fewer codes than `steps` need.
+    Steps are of one token each, without guesses, and timed in the middle of a picture, so that the cache is
+    as long as it is on average; the median of `steps` of them counts.  `on_step(done, total)` follows the
+    work.  Raises ValueError for numbers below 1, and where a picture has fewer codes than `steps` need.
     """
     config = model.config
     room = config.vq.tokens // 2 - _WARM_UP
@@ -168,7 +167,7 @@ def _pace(
     seconds = [after - before for before, after in pairwise(times)][_WARM_UP:]
     rows = 2 * count if guided else count
     read = step_bytes(model, kind, rows, length + _WARM_UP + steps // 2)
-    return Pace(count, statistics.median(seconds), min(seconds), max(seconds), read)
+    return Pace(statistics.median(seconds), min(seconds), max(seconds), read)
 
 
 def step_bytes(model: JanusModel, kind: Kind, rows: int, length: int) -> int:

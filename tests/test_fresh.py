@@ -182,6 +182,7 @@ def test_smoothing_gives_all_codes_a_share(tmp_path: Path) -> None:
         ({"naming": -1.0}, "naming must be at least 0, not -1"),
         ({"look_ahead": -0.5}, "look_ahead must be at least 0, not -0.5"),
         ({"depicting": -1}, "depicting must be at least 0, not -1"),
+        ({"depicting": 1.0}, "only scenes with blocks: true can tell, and data has none"),
     ],
 )
 def test_losses_that_make_no_sense(

@@ -109,6 +109,11 @@ class TrainRecipe:
             raise ValueError(
                 "naming needs to know what each patch shows; only scenes can tell, and data has none"
             )
+        if self.depicting and not any(one.scenes is not None and one.scenes.blocks for one in self.data):
+            raise ValueError(
+                "depicting needs to know which codes draw what a caption names; only scenes with "
+                "blocks: true can tell, and data has none"
+            )
         if self.new is not None and self.lora is not None:
             raise ValueError("an adapter needs a trained model; train a new one whole")
         if not self.data:

@@ -83,9 +83,11 @@ class Writer:
     def _drawing(self, record: Record, rng: np.random.Generator) -> Draft:
         assert record.caption is not None
         ids = drawing_prompt(record.caption, self.tokenizer, self.config.prompt)
-        mentions = self._mentions(record, ids)
+        mentions = []
         if rng.random() < self.drop:
-            ids, mentions = unconditional(ids, self.tokenizer), []
+            ids = unconditional(ids, self.tokenizer)
+        else:
+            mentions = self._mentions(record, ids)
         ids = ids + [self.tokenizer.image_id] * self.config.vq.tokens
         if record.codes is None:
             return Draft(record.name, ids, [], drawing=record.images[0], weights=record.weights)
