@@ -57,6 +57,7 @@ class VisionRecipe:
     warmup: int = 150  # steps
     weight_decay: float = 0.05
     clip: float = 1.0  # largest norm of the gradient
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     keep_every: int = 500  # steps between states to go on from
     seed: int = 0
     workers: int = 1  # processes that compose pictures
@@ -197,7 +198,9 @@ class _VisionRun(Run[list[Tensor]]):
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         pixels, kinds, colours = (part.to(self.parallel.device) for part in step.batches[0])
-        loss, right = self.reader(pixels / 127.5 - 1, kinds, colours)
+        bfloat16 = self.recipe.precision == "bfloat16"
+        with torch.autocast(self.parallel.device.type, torch.bfloat16, enabled=bfloat16):
+            loss, right = self.reader(pixels / 127.5 - 1, kinds, colours)
         self.optimizer.zero_grad()
         loss.backward()
         self._gradient = float(torch.nn.utils.clip_grad_norm_(self.reader.parameters(), self.recipe.clip))
