@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus.config import JanusConfig
 from janus.core.transformer import LanguageModel, Transformer
 from janus.encoders.adaptors import ImageHead, MlpAdaptor
 from janus.encoders.siglip import SiglipTower
+from janus.loss import cross_entropy
 from janus.tokenizers.image import VqTokenizer
 
 
@@ -156,12 +156,14 @@ class JanusModel(nn.Module):
         text, image = (nothing, nothing.long()), (nothing, nothing.long())
         if batch.learn is not None:
             asked = batch.learn[:, 1:]
-            text = _cross_entropy(self.text_logits(before[asked]), batch.ids[:, 1:][asked])
+            wanted = batch.ids[:, 1:][asked]
+            text = cross_entropy(self.text_logits(before[asked]), wanted), _count(wanted)
         if batch.codes is not None and batch.code_slots is not None:
             asked = batch.code_slots[:, 1:]
-            image = _cross_entropy(
-                self.image_logits(before[asked]), batch.codes.flatten(), batch.code_weights, smoothing
-            )
+            wanted = batch.codes.flatten()
+            weights = None if batch.code_weights is None else batch.code_weights.flatten()
+            logits = self.image_logits(before[asked])
+            image = cross_entropy(logits, wanted, weights, smoothing), _count(wanted)
         balance = self.core.balance_loss() if self.training else nothing
         return Losses(text[0], image[0], text[1], image[1], balance)
 
@@ -174,13 +176,5 @@ def _fill(x: Tensor, slots: Tensor | None, vectors: Tensor, name: str) -> Tensor
     return x.masked_scatter(slots.unsqueeze(-1), vectors)
 
 
-def _cross_entropy(
-    logits: Tensor, targets: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """The sum over all targets, and how many they are."""
-    if weights is None:
-        total = F.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=smoothing)
-    else:
-        each = F.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=smoothing)
-        total = each @ weights.flatten()
-    return total, torch.tensor(len(targets), device=logits.device)
+def _count(targets: Tensor) -> Tensor:
+    return torch.tensor(len(targets), device=targets.device)

@@ -185,7 +185,7 @@ class MoE(nn.Module):
         if samples is not None:
             self._count(scores, chosen, samples)
         answers = self.experts(flat, chosen)
-        out = (answers * weights[..., None]).sum(dim=1).to(x.dtype).view_as(x)
+        out = (answers.to(weights.dtype) * weights[..., None]).sum(dim=1).to(x.dtype).view_as(x)
         return out if self.shared_experts is None else out + self.shared_experts(x)
 
     def _count(self, scores: Tensor, chosen: Tensor, samples: Samples) -> None:

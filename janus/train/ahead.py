@@ -11,9 +11,9 @@ Shapes: B rows, T tokens, D width, N drawn pictures, K codes of one.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from janus.loss import cross_entropy
 from janus.model import Batch, JanusModel
 
 
@@ -34,8 +34,8 @@ class LookAhead(nn.Module):
             return 0 * self.turn.weight.float().sum()  # with several processes every part takes part
         wanted = things_ahead(batch.codes, batch.code_weights).flatten()
         vectors = hidden[:, :-1][batch.code_slots[:, 1:]][wanted >= 0]
-        logits = model.image_logits(self.turn(vectors.float()).to(vectors.dtype)).float()
-        return F.cross_entropy(logits, wanted[wanted >= 0], reduction="sum") / max(len(vectors), 1)
+        logits = model.image_logits(self.turn(vectors.float()).to(vectors.dtype))
+        return cross_entropy(logits, wanted[wanted >= 0]) / max(len(vectors), 1)
 
 
 def things_ahead(codes: Tensor, weights: Tensor) -> Tensor:

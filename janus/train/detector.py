@@ -62,6 +62,7 @@ class DetectorRecipe:
     warmup: int = 300  # steps
     weight_decay: float = 0.05
     clip: float = 10.0  # largest norm of the gradient
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     damage: float = 0.7  # of the pictures
     spoil: float = 0.25  # of the pictures, in which one thing is made into none
     empty: float = 0.05  # of the pictures, which show a background, or blotches on it
@@ -247,9 +248,10 @@ class _DetectorRun(Run[tuple[Tensor, Targets]]):
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         pixels, wanted = step.batches[0]
-        parts = losses(
-            self.finder((pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)), wanted
-        )
+        pixels = (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            maps = self.finder(pixels)
+        parts = losses(maps, wanted)
         self.optimizer.zero_grad()
         parts.sum().backward()
         self._gradient = float(torch.nn.utils.clip_grad_norm_(self.finder.parameters(), self.recipe.clip))
