@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_AT_ONCE = 1 << 18  # logits that are worked on at a time
+_AT_ONCE = 1 << 18  # logits that are worked on at a time: what stays in the cache of a CPU
+_ON_DEVICE = 1 << 26  # elsewhere: enough to keep a GPU busy, a quarter of a gigabyte
 
 
 def cross_entropy(
@@ -39,7 +40,7 @@ class _CrossEntropy(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         gradient = torch.empty_like(logits) if wanted else None
         total = logits.new_zeros((), dtype=torch.float32)
-        step = max(1, _AT_ONCE // classes)
+        step = max(1, (_AT_ONCE if logits.is_cpu else _ON_DEVICE) // classes)
         for start in range(0, count, step):
             rows = slice(start, start + step)
             chances = logits[rows].float().log_softmax(-1)
