@@ -23,7 +23,7 @@ class Background:
 
 
 TIDY_BACKGROUNDS = tuple(
-    Background((colour,)) for colour in ((206, 228, 245), (248, 236, 208), (214, 238, 214), (226, 222, 240))
+    Background((colour,)) for colour in ((176, 202, 228), (226, 206, 168), (178, 210, 180), (202, 190, 222))
 )
 _SHARES: dict[Pattern, float] = {
     "plain": 0.4,
