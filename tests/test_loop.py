@@ -422,3 +422,20 @@ def test_bfloat16_weights_learn(base: Path, data: Path, tmp_path: Path) -> None:
     train(plan)
     seen = losses(tmp_path / "run")
     assert seen[-1] < 0.7 * seen[0]
+
+
+def test_slow_bfloat16_is_told(
+    base: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capable = {"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable, raising=False)
+    train(recipe(base, data, tmp_path / "slow", steps=1, precision="bfloat16"))
+    assert "--set precision=float32" in capsys.readouterr().out
+    train(recipe(base, data, tmp_path / "exact", steps=1, precision="float32"))
+    capable["avx512_bf16"] = True
+    train(recipe(base, data, tmp_path / "fast", steps=1, precision="bfloat16"))
+    assert "--set precision" not in capsys.readouterr().out

@@ -11,6 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import torch
+
 from janus.checkpoints.files import read_json
 from janus.checkpoints.writing import write_json
 from janus.gallery import check_folder
@@ -41,6 +43,8 @@ class Plan(Protocol):
     def warmup(self) -> int: ...
     @property
     def keep_every(self) -> int: ...
+    @property
+    def precision(self) -> Literal["float32", "bfloat16"]: ...
 
 
 class Run(ABC, Generic[B]):
@@ -63,6 +67,10 @@ class Run(ABC, Generic[B]):
         self.step = 0
         self.seen: dict[str, int] = {}
         claim(self.folder, self.values, free, parallel)
+        if plan.precision == "bfloat16" and parallel.device.type == "cpu" and not _has_bfloat16():
+            self.tell(
+                "this processor has no instructions for bfloat16 and will be slow; --set precision=float32"
+            )
 
     def tell(self, text: str) -> None:
         """Print it once, however many processes there are."""
@@ -171,3 +179,9 @@ def claim(folder: Path, values: dict[str, Any], free: Set[str], parallel: Parall
         raise ValueError(f"{folder} has something else in it; give the run a new folder with `out`")
     check_folder(folder)
     parallel.wait()
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself, as far as PyTorch can tell."""
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return told.get("architecture") != "x86_64" or bool(told["avx512_bf16"] or told["amx_bf16"])
