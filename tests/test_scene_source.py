@@ -68,7 +68,7 @@ def test_a_thing_has_the_same_codes_wherever_it_stands(maker: SceneMaker, tokeni
         for thing in scene.things:
             x, y, edge = block(thing, SIZE)
             part = grid[y : y + edge, x : x + edge]
-            drawn = blocks._block(thing, edge) != EMPTY
+            drawn = blocks.alone(thing) != EMPTY
             key = (thing.sprite, thing.colour, edge)
             if key in seen:
                 assert (part[drawn] == seen[key]).all()

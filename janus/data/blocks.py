@@ -49,14 +49,14 @@ class Blocks:
         grid = np.full((CELLS, CELLS), self._backgrounds[scene.background])
         for thing in scene.things:
             x, y, edge = block(thing, self.maker.size)
-            own = self._block(thing, edge)
+            own = self.alone(thing)
             part = grid[y : y + edge, x : x + edge]
             part[own != EMPTY] = own[own != EMPTY]
         return grid.flatten()
 
     def of(self, thing: Thing) -> np.ndarray:
         """The codes of a thing of a tidy scene alone, rows first, without its block's empty cells."""
-        own = self._block(thing, block(thing, self.maker.size)[2])
+        own = self.alone(thing)
         return own[own != EMPTY]
 
     def weights(self, scene: Scene, weight: float) -> np.ndarray:
@@ -68,8 +68,8 @@ class Blocks:
         """
         weights = np.ones((CELLS, CELLS), np.float32)
         for thing in scene.things:
-            x, y, edge = block(thing, self.maker.size)
-            down, along = np.argwhere(self._block(thing, edge) != EMPTY)[0]
+            x, y, _ = block(thing, self.maker.size)
+            down, along = np.argwhere(self.alone(thing) != EMPTY)[0]
             weights[y + down, x + along] = weight
         return weights.flatten() / weights.mean()
 
@@ -82,8 +82,12 @@ class Blocks:
             found[background] = int(self._encode(scenes).flatten().mode().values)
         return found
 
-    def _block(self, thing: Thing, edge: int) -> np.ndarray:
-        """The codes of a thing, (edge, edge), coded alone in the middle of a plain picture."""
+    def alone(self, thing: Thing) -> np.ndarray:
+        """The codes of a thing of a tidy scene, (edge, edge), coded alone in the middle of a plain picture.
+
+        `edge` is that of its block; cells that show nothing of it are `EMPTY`.
+        """
+        edge = block(thing, self.maker.size)[2]
         key = (thing.sprite, thing.colour, edge)
         with self._lock:
             if key not in self._blocks:

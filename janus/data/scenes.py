@@ -12,6 +12,7 @@ Some combinations are in no scene but those made for scoring (see `janus.data.su
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
@@ -161,14 +162,15 @@ class SceneMaker:
         subjects = tidy_subjects(kind, list(table), rng, held_out)
         places = tidy_places(len(subjects), rng)
         background = TIDY_BACKGROUNDS[int(rng.integers(len(TIDY_BACKGROUNDS)))]
-        return Scene(self._placed(subjects, places), background, kind)
+        return Scene(self.arranged(subjects, places), background, kind)
 
     def placed(self, name: str, sprite: int, colour: str | None, x: int, y: int, edge: int) -> Thing:
         """A thing to draw in the middle of a block of `edge` × `edge` cells at column x and row y."""
         box = in_place(self.drawings.shape(sprite), (x, y, edge), self.size)
         return Thing(name, colour, sprite, box)
 
-    def _placed(self, subjects: list[Subject], places: list[Place]) -> tuple[Thing, ...]:
+    def arranged(self, subjects: Sequence[Subject], places: Sequence[Place]) -> tuple[Thing, ...]:
+        """Things to draw, each in the middle of its block."""
         return tuple(
             self.placed(name, self._to_draw[name][0], colour, *place)
             for (name, colour), place in zip(subjects, places, strict=True)
@@ -264,7 +266,7 @@ class SceneMaker:
         else:
             now = relation(things[0].box, things[1].box)
             places = tidy_places(2, rng, _one_of([r for r in RELATIONS if r != now], rng))
-        return replace(scene, things=self._placed(subjects, places))
+        return replace(scene, things=self.arranged(subjects, places))
 
 
 def block(thing: Thing, size: int) -> Place:
