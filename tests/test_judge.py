@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from janus.data.art import Sprite
 from janus.data.scenes import SceneMaker, relation
+from janus.data.shipped import shipped_sprites
 from janus.data.subjects import COLOURS, NAMES
 from janus.eval.detect import Detection
 from janus.eval.finder import Finder, FinderConfig, Maps, boxes_of, things_in
@@ -20,7 +21,7 @@ from janus.eval.geneval_rules import RULES, Seen, counted, verdict
 from janus.eval.judge import ABOUT, WEIGHTS, Certainty, SceneJudge, thing_mask
 from janus.train.damage import blotched, damaged, spoiled
 from janus.train.detector import DetectorRecipe, Scenes, Targets, losses, targets, train_detector
-from janus.train.detector_check import chosen, sample_of, tally
+from janus.train.detector_check import chosen, sample_of, strictness, tally
 
 TINY = FinderConfig(3, 48, (8, 16, 24, 32), (1, 1, 1), 24)
 DRAWN = {"apple": "noto:🍎", "banana": "noto:🍌", "cup": "noto:☕"}  # what eighty.json draws of each
@@ -327,3 +328,9 @@ def test_a_run_ends_with_a_judge(tmp_path: Path) -> None:
 
 def held_out_sprites() -> list[Sprite]:
     return [Sprite(s.name, "twemoji", s.emoji, s.pixels) for s in sprites()[:3]]
+
+
+def test_the_judge_that_ships_passes_what_is_true_and_nothing_else() -> None:
+    maker = SceneMaker(shipped_sprites(), 96)
+    for kind, fact, share in strictness(SceneJudge.from_pretrained(), maker, count=30):
+        assert share >= 0.95 if fact is None else share <= 0.05, (kind, fact, share)
