@@ -41,7 +41,7 @@ SAME = 0.6  # of the codes of a thing that are there
 SEED = 7  # of the prompts
 _QUARTERS = [(x, y, 4) for x in (0, 4) for y in (0, 4)]
 _HALVES = [(0, 2, 4), (4, 2, 4), (2, 0, 4), (2, 4, 4)]
-_PLACES: list[Place] = [(1, 1, 6), *_HALVES, *_QUARTERS]  # `janus.data.layouts.tidy_places`
+_PLACES: list[Place] = [(2, 2, 4), *_HALVES, *_QUARTERS]  # `janus.data.layouts.tidy_places`
 
 
 class Reader:
@@ -49,12 +49,8 @@ class Reader:
 
     def __init__(self, blocks: Blocks) -> None:
         self.subjects = [(n, c) for n in NAMES for c in (None, *COLOURS) if not (c and n in UNPAINTED)]
-        self.known = {edge: self._known(blocks, edge) for edge in (4, 6)}
-
-    def _known(self, blocks: Blocks, edge: int) -> np.ndarray:
-        """(subjects, edge * edge)"""
-        things = blocks.maker.arranged(self.subjects, [(1, 1, edge)] * len(self.subjects))
-        return np.stack([blocks.alone(thing).flatten() for thing in things])
+        things = blocks.maker.arranged(self.subjects, _PLACES[:1] * len(self.subjects))
+        self.known = np.stack([blocks.alone(thing).flatten() for thing in things])  # (subjects, cells)
 
     def read(self, codes: np.ndarray) -> list[tuple[str, str | None, Place]]:
         """Of one picture's codes (K,), the things whose blocks do not overlap, the most certain first."""
@@ -62,9 +58,9 @@ class Reader:
         grid, found = codes.reshape(side, side), []
         for place in _PLACES:
             x, y, edge = place
-            known = self.known[edge]
-            same = (known == grid[y : y + edge, x : x + edge].flatten()) & (known != EMPTY)
-            shares = same.sum(1) / (known != EMPTY).sum(1)
+            there = self.known != EMPTY
+            same = (self.known == grid[y : y + edge, x : x + edge].flatten()) & there
+            shares = same.sum(1) / there.sum(1)
             best = int(shares.argmax())
             if shares[best] > SAME:
                 found.append((shares[best], *self.subjects[best], place))

@@ -115,6 +115,15 @@ def test_scenes_to_draw(open_scenes, maker: SceneMaker) -> None:  # type: ignore
     assert plain[0].caption != plain[1].caption
 
 
+def test_scenes_of_some_tasks_alone(open_scenes) -> None:  # type: ignore[no-untyped-def]
+    source = open_scenes(teach="drawing", look="tidy", blocks=True, tasks=("single_object", "color_attr"))
+    kinds = [source.recipe.task(number) for number in range(200)]
+    assert set(kinds) == {"single_object", "color_attr"}
+    assert kinds.count("color_attr") > kinds.count("single_object")  # as their shares say
+    for number in range(20):
+        assert len(source[number].mentions) == (1 if kinds[number] == "single_object" else 2)
+
+
 def test_scenes_to_see_and_to_read(open_scenes) -> None:  # type: ignore[no-untyped-def]
     seeing = open_scenes(teach="seeing", look="varied", questions=2)
     record = seeing[5]
@@ -180,6 +189,11 @@ def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer:
         ({"teach": "words", "look": "tidy", "redrawn": 5}, "set teach: seeing, not words"),
         ({"teach": "drawing", "look": "tidy", "name_weight": 2.0}, "set blocks: true"),
         ({"teach": "words", "look": "tidy", "apart": True}, "only questions can be asked apart"),
+        ({"teach": "seeing", "look": "varied", "tasks": ("colors",)}, "only tidy scenes are made for tasks"),
+        (
+            {"teach": "drawing", "look": "tidy", "tasks": ("cats",)},
+            r"unknown tasks \['cats'\]; there are single_",
+        ),
         ({"teach": "seeing", "look": "tidy", "count": 0}, "count and questions must be at least 1"),
     ],
 )

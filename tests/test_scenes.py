@@ -180,7 +180,7 @@ def test_things_to_draw_stand_on_the_grid(maker: SceneMaker) -> None:
         things = maker.at("tidy", 0, index).things
         for thing in things:
             x, y, edge = block(thing, 96)
-            assert edge == (6 if len(things) == 1 else 4)
+            assert edge == 4
             left, top, right, bottom = thing.box
             assert left >= x * cell + 2
             assert top >= y * cell + 2
@@ -474,7 +474,7 @@ def test_a_scene_may_be_empty_or_of_another_size(maker: SceneMaker) -> None:
             assert small.render(scene).shape == (64, 64, 3)
             assert all(max(t.box) <= 64 for t in scene.things)
             if look == "tidy":
-                assert all(block(t, 64)[2] in (4, 6) for t in scene.things)
+                assert all(block(t, 64)[2] == 4 for t in scene.things)
 
 
 def test_things_are_told_apart_by_value() -> None:

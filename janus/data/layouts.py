@@ -58,11 +58,12 @@ def relation(a: Sequence[float], b: Sequence[float]) -> Relation | None:
 def tidy_places(count: int, rng: np.random.Generator, between: Relation | None = None) -> list[Place]:
     """Blocks for 1 to 4 things to draw.
 
-    One has six cells and stands in the middle.  Two have four each and stand beside or above one another,
-    as `between` says, or in any of the four relations.  Three and four stand in the picture's quarters.
+    All have four cells along a side, so that a thing is drawn with the same codes wherever it is and whatever
+    is beside it.  One stands in the middle, two beside or above one another, as `between` says, or in any of
+    the four relations; three and four stand in the picture's quarters.
     """
     if count == 1:
-        return [(1, 1, 6)]
+        return [(2, 2, 4)]
     if count == 2:
         between = between or RELATIONS[int(rng.integers(4))]
         places = [(0, 2), (4, 2)]

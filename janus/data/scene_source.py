@@ -15,6 +15,8 @@ from janus.data.art import art_table, load_sprites
 from janus.data.blocks import Blocks
 from janus.data.records import Kind, Record, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
+from janus.data.subjects import SHARES
+from janus.data.subjects import Kind as SceneKind
 from janus.data.wording import caption, mentions, questions
 from janus.tokenizers.image import VqTokenizer
 
@@ -29,6 +31,9 @@ class ScenesRecipe:
     look: Look
     seed: int = 0
     count: int = 1_000_000  # scenes; they are only made when they are asked for
+    tasks: tuple[
+        SceneKind, ...
+    ] = ()  # of tidy scenes, GenEval's tasks that they are made for; all, if none is named
     questions: int = 3  # about each picture
     apart: bool = False  # ask each of them by itself, not one after the other in a conversation
     blocks: bool = False  # codes to draw are those of each thing alone (see `janus.data.blocks`)
@@ -44,8 +49,21 @@ class ScenesRecipe:
             raise ValueError("name_weight tells the cells of blocks apart; set blocks: true")
         if self.apart and self.teach != "seeing":
             raise ValueError(f"only questions can be asked apart; set teach: seeing, not {self.teach}")
+        if self.tasks and self.look != "tidy":
+            raise ValueError(f"only tidy scenes are made for tasks; the look is {self.look!r}")
+        if unknown := [task for task in self.tasks if task not in SHARES]:
+            raise ValueError(f"unknown tasks {unknown}; there are {', '.join(SHARES)}")
         if self.count < 1 or self.questions < 1:
             raise ValueError(f"count and questions must be at least 1, not {self.count} and {self.questions}")
+
+    def task(self, number: int) -> SceneKind | None:
+        """The task of the scene with this number; None leaves it to the scene."""
+        if not self.tasks:
+            return None
+        shares = np.array([SHARES[task] for task in self.tasks])
+        return self.tasks[
+            np.random.default_rng((self.seed, number, 2)).choice(len(shares), p=shares / shares.sum())
+        ]
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,7 @@ class SceneSource:
             raise IndexError(f"there is no scene {index}; scenes are 0 to {len(self) - 1}")
         recipe = self.recipe
         number = index % recipe.redrawn if recipe.redrawn else index
-        scene = self.maker.at(recipe.look, recipe.seed, number)
+        scene = self.maker.at(recipe.look, recipe.seed, number, recipe.task(number))
         name = f"{recipe.look} scene {index} of seed {recipe.seed}"
         rng = np.random.default_rng((recipe.seed, index, 1))
         if recipe.teach == "drawing":
@@ -148,7 +166,7 @@ class SceneSource:
         parts = []
         for start in range(0, count, 64):
             numbers = range(start, min(start + 64, count))
-            scenes = [self.maker.at("tidy", self.recipe.seed, i) for i in numbers]
+            scenes = [self.maker.at("tidy", self.recipe.seed, i, self.recipe.task(i)) for i in numbers]
             codes = torch.from_numpy(np.stack([self._blocks.codes(scene) for scene in scenes]))
             made = (self._blocks.tokenizer.decode(codes) + 1) * 127.5
             parts.append(made.clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
