@@ -56,9 +56,9 @@ class Reader:
         """Of one picture's codes (K,), the things whose blocks do not overlap, the most certain first."""
         side = round(len(codes) ** 0.5)
         grid, found = codes.reshape(side, side), []
+        there = self.known != EMPTY
         for place in _PLACES:
             x, y, edge = place
-            there = self.known != EMPTY
             same = (self.known == grid[y : y + edge, x : x + edge].flatten()) & there
             shares = same.sum(1) / there.sum(1)
             best = int(shares.argmax())
