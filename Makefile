@@ -3,15 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint test-oldest embedded eighty clean
+.PHONY: help demo test lint test-oldest embedded clean
 
 help:
 	@echo "make demo         draw a picture, ask about it, say where the files are"
 	@echo "make test         lint, type-check and test"
 	@echo "make lint         lint and type-check"
 	@echo "make test-oldest  the tests on the oldest supported torch (2.11)"
-	@echo "make embedded     train the model that ships with the package again (see recipes/embedded.yaml)"
-	@echo "make eighty       train the model of eighty kinds of things, in hours (see recipes/eighty)"
+	@echo "make embedded     train the model that ships with the package again, in hours (see recipes/embedded)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("janus needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -48,10 +47,7 @@ test-oldest:
 	.venv-oldest/bin/pytest
 
 embedded: $(VENV)/dev
-	$(BIN)/python -m janus.train recipes/embedded.yaml
-
-eighty: $(VENV)/dev
-	for recipe in recipes/eighty/*.yaml; do $(BIN)/janus train $$recipe || exit 1; done
+	for recipe in recipes/embedded/*.yaml; do $(BIN)/janus train $$recipe || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-oldest out

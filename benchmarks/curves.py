@@ -1,6 +1,6 @@
 """Draws columns of training logs, the runs of a recipe in several stages one after the other.
 
-    python benchmarks/curves.py runs/eighty/stage1 runs/eighty/stage2 --columns text image --out curves.png
+    python benchmarks/curves.py runs/embedded/stage2 runs/embedded/stage3 --columns text image --out c.png
 
 Each column has a panel of its own.  Points are rows of `log.csv`, the line their mean over `--smooth` rows.
 """

@@ -26,10 +26,9 @@ import torch
 from tqdm import tqdm
 
 from janus import Janus
-from janus.data.art import art_table, load_sprites
+from janus.data.art import WORK, load_sprites
 from janus.data.blocks import EMPTY, Blocks
 from janus.data.layouts import Place, relations
-from janus.data.scene_source import WORK
 from janus.data.scenes import COLOURS, NAMES, SceneMaker
 from janus.data.subjects import UNPAINTED
 from janus.eval.intervals import wilson
@@ -131,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     model = Janus.from_pretrained(options.model, dtype="float32")
     vq = model.model.gen_vision_model
-    maker = SceneMaker(load_sprites(options.work, art_table("eighty")), vq.config.image_size)
+    maker = SceneMaker(load_sprites(options.work), vq.config.image_size)
     reader = Reader(Blocks(maker, vq))
     own = model.config.drawing
     guidance = own.guidance if options.guidance is None else options.guidance

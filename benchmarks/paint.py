@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from janus.data.art import Sprite, art_table, load_sprites
+from janus.data.art import Sprite, load_sprites
 from janus.data.paint import dominant_colour, recolour, things_table
 
 BACKGROUND = (206, 228, 245)
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=48, help="pixels of the longer side (48)")
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets")
     options = parser.parse_args()
-    sprites = load_sprites(options.work, art_table("eighty"))
+    sprites = load_sprites(options.work)
     classes, colours = things_table()["classes"], list(things_table()["colours"])
     if options.sheets:
         write_sheets(sprites, options.sheets)

@@ -19,8 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from janus import Janus
-from janus.data.art import art_table, load_sprites
-from janus.data.scene_source import WORK
+from janus.data.art import WORK, load_sprites
 from janus.data.scenes import LOOKS, Look, SceneMaker
 from janus.data.wording import questions
 from janus.eval.intervals import wilson
@@ -57,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = Janus.from_pretrained(arguments.model, dtype="float32")
     size = model.config.vision.image_size
-    maker = SceneMaker(load_sprites(arguments.work, art_table("eighty")), size)
+    maker = SceneMaker(load_sprites(arguments.work), size)
     figures: dict[str, dict[str, dict[str, float]]] = {}
     for look in arguments.look or LOOKS:
         right = verdicts(model, maker, look, arguments.scenes, arguments.batch)

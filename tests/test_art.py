@@ -41,7 +41,7 @@ cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, sci
 hair drier, toothbrush
 """
 COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
-TABLE = art.art_table("eighty")
+TABLE = art.art_table()
 
 
 def _styles(name: str) -> set[str]:

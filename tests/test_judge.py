@@ -24,7 +24,7 @@ from janus.train.detector import DetectorRecipe, Scenes, Targets, losses, target
 from janus.train.detector_check import chosen, sample_of, strictness, tally
 
 TINY = FinderConfig(3, 48, (8, 16, 24, 32), (1, 1, 1), 24)
-DRAWN = {"apple": "noto:🍎", "banana": "noto:🍌", "cup": "noto:☕"}  # what eighty.json draws of each
+DRAWN = {"apple": "noto:🍎", "banana": "noto:🍌", "cup": "noto:☕"}  # what things.json draws of each
 
 
 def sprites() -> list[Sprite]:

@@ -53,7 +53,7 @@ def maker() -> SceneMaker:
 
 @pytest.fixture
 def open_scenes(tokenizer: VqTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(scene_source, "load_sprites", lambda work, table: stand_ins())
+    monkeypatch.setattr(scene_source, "load_sprites", lambda *_: stand_ins())
     return lambda **values: SceneSource(ScenesRecipe(**values), tokenizer, work=tmp_path)
 
 

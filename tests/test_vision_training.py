@@ -25,7 +25,7 @@ from tests.test_scene_source import SIZE, stand_ins
 
 @pytest.fixture(autouse=True)
 def art(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "load_sprites", lambda work, table: stand_ins())
+    monkeypatch.setattr(patches, "load_sprites", lambda *_: stand_ins())
 
 
 def recipe(folder: Path, **changes: object) -> Path:

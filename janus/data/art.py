@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
 from janus.data.paint import colour_icon
 
+WORK = Path.home() / ".cache" / "janus" / "world"  # where the art is kept, unless told otherwise
 SIDE = 128  # pixels of a rendered drawing
 Table = dict[str, Any]
 _MADE = 4  # counted up when the code below draws differently, so that kept files are made anew
@@ -48,25 +49,21 @@ class Sprite:
         return f"{self.style}:{self.emoji}"
 
 
-def art_table(world: Literal["eighty", "twenty"] = "twenty") -> Table:
-    """The parsed `art.json`, for the world of eighty classes or for the first one of twenty.
+def art_table() -> Table:
+    """The parsed `art.json`.
 
     `packages` by style; the drawings of each class in `classes`, an emoji in every emoji style or
     "style:drawing" in one; `left_out`, where an emoji shows something else than elsewhere; `drawings`,
     how some are cut or coloured, see `_cut` and `paint.colour_icon`; `icon_colours` by class.
     """
-    table = json.loads(resources.files("janus.data").joinpath("art.json").read_text(encoding="utf-8"))
-    twenty = table.pop("twenty")
-    if world == "twenty":
-        packages = {style: table["packages"][style] for style in twenty["styles"]}
-        return {"packages": packages, "classes": twenty["classes"]}
+    table: Table = json.loads(resources.files("janus.data").joinpath("art.json").read_text(encoding="utf-8"))
     return table
 
 
-def load_sprites(work: Path, table: Table | None = None) -> list[Sprite]:
+def load_sprites(work: Path = WORK, table: Table | None = None) -> list[Sprite]:
     """Every drawing of every class in every style, from files in `work` or made anew with a progress bar.
 
-    `table` is an `art_table`, the one of twenty classes if left out.
+    `table` is as `art_table` gives it, which is the one that counts if it is left out.
     Raises ValueError when a downloaded package is not the pinned one or lacks a drawing, and OSError when
     npm is missing or can't download.
     """
@@ -254,9 +251,9 @@ def _crop(picture: Image.Image) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m janus.data.art", description="Fetch and render the art.")
-    parser.add_argument("--work", type=Path, default=Path.home() / ".cache" / "janus" / "train")
+    parser.add_argument("--work", type=Path, default=WORK, help="where the art is kept")
     work = parser.parse_args().work
-    sprites = load_sprites(work, art_table("eighty"))
+    sprites = load_sprites(work)
     print(f"{len(sprites)} drawings of {len({s.name for s in sprites})} classes in {work / 'sprites'}")
 
 

@@ -39,8 +39,8 @@ _LAB = np.array(
 
 @lru_cache
 def things_table() -> dict[str, Any]:
-    """The parsed `eighty.json`: colours and classes, what is drawn of each, and in which style nothing is."""
-    return json.loads(resources.files("janus.data").joinpath("eighty.json").read_text(encoding="utf-8"))
+    """The parsed `things.json`: colours and classes, what is drawn of each, and in which style nothing is."""
+    return json.loads(resources.files("janus.data").joinpath("things.json").read_text(encoding="utf-8"))
 
 
 def oklab(rgb: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def dominant_colour(pixels_rgb: np.ndarray, mask: np.ndarray) -> str:
     """Which of the ten colours most of a thing's pixels have.
 
     `pixels_rgb` is (h, w, 3), 0 to 255; `mask` (h, w) is true, or positive as a weight, where the thing is.
-    The rule: every pixel votes for the nearest of the ten colours of `eighty.json` in OKLab, with half the
+    The rule: every pixel votes for the nearest of the ten colours of `things.json` in OKLab, with half the
     weight on differences of lightness, since light and shadow change that most.  A pixel without colour
     (chroma below 0.04) votes for white from lightness 0.7 up, for black up to 0.45, and not at all between.
     The colour with most votes wins; if nobody voted, the mean lightness decides between black and white.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from janus.data.art import art_table, load_sprites
+from janus.data.art import WORK, load_sprites
 from janus.data.blocks import Blocks
 from janus.data.records import Kind, Record, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
@@ -19,8 +19,6 @@ from janus.data.subjects import SHARES
 from janus.data.subjects import Kind as SceneKind
 from janus.data.wording import caption, mentions, questions
 from janus.tokenizers.image import VqTokenizer
-
-WORK = Path.home() / ".cache" / "janus" / "world"  # where the art is kept
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class SceneSource:
         self.recipe = recipe
         self.patch = patch
         self.unusable = Skipped()
-        self.maker = SceneMaker(load_sprites(work, art_table("eighty")), tokenizer.config.image_size)
+        self.maker = SceneMaker(load_sprites(work), tokenizer.config.image_size)
         self._blocks: Blocks | None = None
         if recipe.blocks or recipe.redrawn:
             self._blocks = Blocks(self.maker, copy.deepcopy(tokenizer).float().eval())

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from janus.data.art import Sprite, art_table, load_sprites
+from janus.data.art import WORK, Sprite, load_sprites
 from janus.data.paint import things_table
-from janus.data.scene_source import WORK
 
 FILE = "drawings.zip"  # of PNG files, named after the classes
 _DATE = (2026, 1, 1, 0, 0, 0)  # of every file in it, so that the same drawings make the same archive
@@ -50,7 +49,7 @@ def write(sprites: list[Sprite], path: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m janus.data.shipped", description=__doc__)
     parser.add_argument("--work", type=Path, default=WORK)
-    sprites = load_sprites(parser.parse_args().work, art_table("eighty"))
+    sprites = load_sprites(parser.parse_args().work)
     path = Path(__file__).with_name(FILE)
     print(f"{write(sprites, path)} drawings, {path.stat().st_size:,} bytes in {path}")
 

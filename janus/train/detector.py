@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from janus.config import dataclass_from_dict
-from janus.data.art import Sprite, art_table, load_sprites
-from janus.data.scene_source import WORK
+from janus.data.art import Sprite, load_sprites
 from janus.data.scenes import Look, Scene, SceneMaker
 from janus.data.subjects import NAMES
 from janus.eval.finder import CELL, Finder, FinderConfig, Maps
@@ -203,7 +202,7 @@ def train_detector(recipe: DetectorRecipe, sprites: list[Sprite] | None = None) 
     Raises ValueError for a folder with another run in it.
     """
     if sprites is None:
-        sprites = load_sprites(WORK, art_table("eighty"))
+        sprites = load_sprites()
     return _DetectorRun(recipe, SceneMaker(sprites, recipe.config.size), Parallel("cpu")).go()
 
 

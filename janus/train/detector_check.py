@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from janus.data.art import art_table, load_sprites
-from janus.data.scene_source import WORK
+from janus.data.art import load_sprites
 from janus.data.scenes import FACTS, Fact, Kind, Look, Scene, SceneMaker, relation
 from janus.eval.benchmark import Line
 from janus.eval.detect import Detection
@@ -190,7 +189,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     judge = SceneJudge.from_pretrained(options.judge)
-    maker = SceneMaker(load_sprites(WORK, art_table("eighty")), judge.finder.config.size)
+    maker = SceneMaker(load_sprites(), judge.finder.config.size)
     through = as_they_are if options.through is None else through_tokenizer(options.through)
     print(card(figures_of(judge, maker, options.pictures, through)), end="")
 

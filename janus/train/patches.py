@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from janus.checkpoints.files import InMemory
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VisionConfig
-from janus.data.art import art_table, load_sprites
-from janus.data.scene_source import WORK
+from janus.data.art import load_sprites
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
 from janus.encoders.siglip import SiglipTower
 from janus.train import results
@@ -121,7 +120,7 @@ class _Scenes(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __init__(self, recipe: VisionRecipe) -> None:
         self.recipe = recipe
-        self.maker = SceneMaker(load_sprites(WORK, art_table("eighty")), recipe.config.image_size)
+        self.maker = SceneMaker(load_sprites(), recipe.config.image_size)
 
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.batch
