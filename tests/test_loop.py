@@ -372,7 +372,7 @@ def test_schedule() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    sorted(p for p in RECIPES.glob("*.yaml") if p.stem not in ("embedded", "judge", "tokenizer")),
+    sorted(p for p in RECIPES.glob("*.yaml") if p.stem not in ("judge", "tokenizer")),
     ids=lambda p: p.stem,
 )
 def test_shipped_recipes_are_read(path: Path) -> None:
