@@ -70,9 +70,8 @@ def examine(model: Janus, sprite: Sprite, maker: SceneMaker, sheet: Path) -> Non
         some = [[one] for one in (new + old)[start : start + 20]]
         answers += model.chat_batch([QUESTION] * len(some), some)
     right = [a == article(name) for a, name in zip(answers, wanted, strict=True)]
-    print(
-        f"{sheet.stem}: {np.mean(right[:TEST]):.0%} of rockets named, {np.mean(right[TEST:]):.0%} of old things"
-    )
+    rockets, others = np.mean(right[:TEST]), np.mean(right[TEST:])
+    print(f"{sheet.stem}: {rockets:.0%} of rockets named, {others:.0%} of old things")
     contact_sheet(model.generate_images(f"a photo of {article(NAME)}", n=8, seed=0)).save(sheet)
 
 
