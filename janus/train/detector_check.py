@@ -4,8 +4,8 @@
 
 Precision and recall on scenes that the judge never saw, also in the art style that nothing was trained
 on; and with GenEval's own rules, how often true tidy scenes of each task pass, and how often those that
-differ from their description in exactly one fact.  With `--through` the pictures pass the image tokenizer
-of a model first: what its best drawings could look like.
+differ from their description in exactly one fact.  With `--through` the pictures are what the image
+tokenizer of a model makes of the codes that it should draw with: its best drawings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from janus.data.art import load_sprites
+from janus.data.blocks import Blocks
 from janus.data.scenes import FACTS, Fact, Kind, Look, Scene, SceneMaker, relation
 from janus.eval.benchmark import Line
 from janus.eval.detect import Detection
@@ -32,12 +33,8 @@ from janus.train.damage import damaged
 SEED = 3000  # of what is reported
 SAME = 0.5  # IoU of a box that is found right, at least
 SETS: tuple[Look, ...] = ("tidy", "varied", "held-out style")
-Through = Callable[[Sequence[Image.Image]], list[Image.Image]]
+Show = Callable[[Sequence[Scene]], list[Image.Image]]  # pictures of tidy scenes
 Truth = Sequence[tuple[str, tuple[float, float, float, float]]]  # class and box of each thing
-
-
-def as_they_are(pictures: Sequence[Image.Image]) -> list[Image.Image]:
-    return list(pictures)
 
 
 def chosen(found: Sequence[Sequence[Detection]], truths: Sequence[Truth]) -> Certainty:
@@ -104,11 +101,9 @@ def sample_of(scene: Scene) -> Line:
     return {"tag": tag, "include": clauses}
 
 
-def passes(
-    judge: SceneJudge, scenes: Sequence[tuple[Line, Scene]], maker: SceneMaker, through: Through, rules: Rules
-) -> float:
+def passes(judge: SceneJudge, scenes: Sequence[tuple[Line, Scene]], show: Show, rules: Rules) -> float:
     """The share of pictures of scenes that pass for the sample beside each."""
-    pictures = through([Image.fromarray(maker.render(scene)) for _, scene in scenes])
+    pictures = show([scene for _, scene in scenes])
     samples = [sample for sample, _ in scenes]
     seen = look_at(judge, pictures, samples)
     right = [
@@ -122,23 +117,24 @@ def strictness(
     judge: SceneJudge,
     maker: SceneMaker,
     count: int,
-    through: Through = as_they_are,
+    show: Show | None = None,
     seed: int = SEED,
 ) -> Iterator[tuple[Kind, Fact | None, float]]:
     """Of each task the share of `count` true scenes that pass, and of as many with one fact changed.
 
-    The fact is None for true scenes.
+    The fact is None for true scenes.  Without `show` pictures are rendered as the scenes say.
     """
+    show = show or (lambda scenes: [Image.fromarray(maker.render(scene)) for scene in scenes])
     rules = RULES["official"]
     for kind, facts in FACTS.items():
         scenes = [maker.at("tidy", seed, i, kind) for i in range(count)]
         samples = [sample_of(scene) for scene in scenes]
-        yield kind, None, passes(judge, list(zip(samples, scenes, strict=True)), maker, through, rules)
+        yield kind, None, passes(judge, list(zip(samples, scenes, strict=True)), show, rules)
         for fact in facts:
             others = [
                 maker.changed(scene, fact, np.random.default_rng((seed, i))) for i, scene in enumerate(scenes)
             ]
-            yield kind, fact, passes(judge, list(zip(samples, others, strict=True)), maker, through, rules)
+            yield kind, fact, passes(judge, list(zip(samples, others, strict=True)), show, rules)
 
 
 def accuracy(
@@ -156,18 +152,18 @@ def accuracy(
 
 
 def figures_of(
-    judge: SceneJudge, maker: SceneMaker, count: int, through: Through = as_they_are
+    judge: SceneJudge, maker: SceneMaker, count: int, show: Show | None = None
 ) -> dict[str, float]:
     """What is printed beside every score: all shares from 0 to 1, to three places."""
     figures: dict[str, float] = {}
-    if through is as_they_are:
+    if show is None:
         for look in SETS:
             for harm in (False, True):
                 name = f"{look}, damaged" if harm else look
                 figures[f"precision {name}"], figures[f"recall {name}"] = accuracy(
                     judge, maker, look, count, harm
                 )
-    for kind, fact, share in strictness(judge, maker, count, through):
+    for kind, fact, share in strictness(judge, maker, count, show):
         figures[f"{kind}: true" if fact is None else f"{kind}: another {fact}"] = share
     return {name: round(float(value), 3) for name, value in figures.items()}
 
@@ -185,28 +181,27 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, help="a folder; default: the judge of the package")
     parser.add_argument("--pictures", type=int, default=200, help="of each kind")
     parser.add_argument(
-        "--through", metavar="MODEL", help="'embedded', a folder or a hub id: its image tokenizer"
+        "--through", metavar="MODEL", help="'embedded' or a folder: whose image tokenizer draws"
     )
     options = parser.parse_args()
     judge = SceneJudge.from_pretrained(options.judge)
     maker = SceneMaker(load_sprites(), judge.finder.config.size)
-    through = as_they_are if options.through is None else through_tokenizer(options.through)
-    print(card(figures_of(judge, maker, options.pictures, through)), end="")
+    show = None if options.through is None else as_drawn(options.through, maker)
+    print(card(figures_of(judge, maker, options.pictures, show)), end="")
 
 
-def through_tokenizer(model: str) -> Through:
-    """Pictures as the image tokenizer of a model gives them back."""
+def as_drawn(model: str, maker: SceneMaker) -> Show:
+    """Scenes as a model draws them when all its codes are right."""
     from janus import Janus
 
-    janus = Janus.from_pretrained() if model == "embedded" else Janus.from_pretrained(model)
+    janus = Janus.from_pretrained(None if model == "embedded" else model, dtype="float32")
+    blocks = Blocks(maker, janus.model.gen_vision_model)
 
-    def through(pictures: Sequence[Image.Image]) -> list[Image.Image]:
-        made: list[Image.Image] = []
-        for start in range(0, len(pictures), 32):
-            made += janus.decode_images(janus.encode_images(list(pictures[start : start + 32])))
-        return made
+    def show(scenes: Sequence[Scene]) -> list[Image.Image]:
+        codes = torch.from_numpy(np.stack([blocks.codes(scene) for scene in scenes]))
+        return [picture for some in codes.split(32) for picture in janus.decode_images(some)]
 
-    return through
+    return show
 
 
 if __name__ == "__main__":
