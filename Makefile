@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint test-oldest embedded clean
 
 help:
-	@echo "make demo         draw a picture, ask about it, say where the files are"
+	@echo "make demo         draw six pictures, ask about two, say where the files are"
 	@echo "make test         lint, type-check and test"
 	@echo "make lint         lint and type-check"
 	@echo "make test-oldest  the tests on the oldest supported torch (2.11)"
@@ -28,9 +28,10 @@ $(VENV)/dev: pyproject.toml | $(VENV)/bin/python
 
 demo: $(VENV)/base
 	@rm -rf out/demo
-	$(BIN)/janus generate "a photo of a yellow car" -n 4 --seed 0 -o out/demo
-	$(BIN)/janus chat out/demo/a-photo-of-a-yellow-car-0.png "What is in the picture?"
-	$(BIN)/janus chat out/demo/a-photo-of-a-yellow-car-0.png "What colour is the car?"
+	$(BIN)/janus generate "a photo of a red car" "a photo of a cat" "a photo of two dogs" "a photo of a clock above a book" \
+		"a photo of a banana and an umbrella" "a photo of a pizza left of a cup" --seed 0 -o out/demo
+	$(BIN)/janus chat out/demo/a-photo-of-a-cat-0.png "What is in the picture?"
+	$(BIN)/janus chat out/demo/a-photo-of-a-banana-and-an-umbrella-0.png "What is in the picture?"
 	@echo "The pictures are in out/demo; look at out/demo/sheet.png."
 
 lint: $(VENV)/dev
