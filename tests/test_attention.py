@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from janus.config import CoreConfig, YarnConfig
-from janus.core.attention import RMSNorm, visibility
+from janus.core.attention import RMSNorm, Visibility, attend, visibility
 from janus.core.rope import rotary, softmax_scale
 from janus.core.transformer import LanguageModel, init_weights
 
@@ -154,3 +154,17 @@ def test_positions_beyond_the_weights_are_refused() -> None:
     model = LanguageModel(CoreConfig(8, 8, 2, ("gqa",), ("dense",), 8, max_positions=4))
     with pytest.raises(ValueError, match="5 tokens exceed the model's context of 4"):
         model(torch.zeros(1, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("groups", [2, 6])
+def test_few_queries_attend_as_in_the_fused_kernel(groups: int, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(3, 6, 4, 10, generator=generator)
+    k, v = (torch.randn(3, groups, 9, width, generator=generator) for width in (10, 7))
+    mask = torch.rand(3, 1, 4, 9, generator=generator) < 0.6 if masked else None
+    if mask is not None:
+        mask[..., 0] = True  # no row is ever empty
+    wide_k, wide_v = (t.repeat_interleave(6 // groups, dim=1) for t in (k, v))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, wide_k, wide_v, attn_mask=mask, scale=0.3)
+    torch.testing.assert_close(attend(q, k, v, Visibility(mask), 0.3), expected)

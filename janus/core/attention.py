@@ -65,14 +65,14 @@ def visibility(
     return Visibility(mask)
 
 
-FEW = 16  # queries of a row that the CPU attends by plain products
+_FEW = 16  # queries of a row that the CPU attends by plain products
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) -> Tensor:
     """Softmax attention: q (B, H, T, C), k (B, G, S, C), v (B, G, S, any) -> (B, H, T, any)."""
-    grouped = k.shape[1] != q.shape[1]
-    if q.device.type == "cpu" and q.shape[2] <= FEW and not visible.causal:
+    if q.device.type == "cpu" and q.shape[2] <= _FEW and not visible.causal:
         return _attend_few(q, k, v, visible.mask, scale)
+    grouped = k.shape[1] != q.shape[1]
     if grouped and visible.mask is not None:
         # The fused kernels take either a mask or grouped heads; together they would fall back to
         # the one that writes out all scores.
@@ -87,7 +87,7 @@ def _attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: flo
     """The same by products that read keys and values in the order in which they lie in memory.
 
     The CPU's fused kernel is made for many queries; for the few of a decoding step it reads the cache at a
-    fraction of the memory's speed (docs/performance.md).
+    fraction of the memory's speed.
     """
     heads, few = q.shape[1:3]
     q = q.reshape(q.shape[0], k.shape[1], -1, q.shape[-1])  # (B, G, H / G * T, C)
