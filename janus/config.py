@@ -154,8 +154,17 @@ class VqConfig:
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     res_blocks: int = 2
     fold: int = 1  # pixels folded into channels before the first convolution: fold 4 works at a quarter size
+    tones: int = 1  # codes that share a shape and differ in tone: code = shape * tones + tone
+    tone_dim: int = 0  # last numbers of a code's vector, which tell its tone; those before tell its shape
 
     def __post_init__(self) -> None:
+        if self.codes % self.tones:
+            raise ValueError(f"codes={self.codes} is not a multiple of tones={self.tones}")
+        if (self.tones > 1) != (0 < self.tone_dim < self.code_dim):
+            raise ValueError(
+                f"tone_dim={self.tone_dim} of code_dim={self.code_dim} does not fit tones={self.tones}: with "
+                "tones, both shape and tone need a part of a code's vector, without them tone_dim is 0"
+            )
         if self.image_size % self.downsampling:
             raise ValueError(
                 f"image_size={self.image_size} is not a multiple of the downsampling {self.downsampling}"

@@ -35,7 +35,7 @@ _TOWERS = {"siglip_large_patch16_384": VisionConfig()}
 _VISION_EXTRAS = {"patch_size": "patch_size", "width": "width", "depth": "layers", "heads": "heads"} | {
     "ffn_width": "mlp_width"
 }
-_VQ_EXTRAS = ("image_size", "z_channels", "channels", "res_blocks", "fold")
+_VQ_EXTRAS = ("image_size", "z_channels", "channels", "res_blocks", "fold", "tones", "tone_dim")
 
 
 class Settings(NamedTuple):

@@ -5,6 +5,9 @@ stands elsewhere; to predict such codes is to learn by heart.  Here each thing i
 block of cells, and a scene is its blocks on a background of one code.  The decoder is trained on such
 codes too and paints the right background between a thing's edges.
 
+Where codes have tones (`janus.train.tones`), a painted thing has the same shapes in every colour, and the
+tone of its colour in all of its cells.
+
 Shapes: K codes of a picture, rows first, CELLS along a side.
 """
 
@@ -12,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from janus.data.scenes import CELLS, TIDY_BACKGROUNDS, Background, Scene, SceneMaker, Thing, block
+from janus.data.scenes import CELLS, COLOURS, TIDY_BACKGROUNDS, Background, Scene, SceneMaker, Thing, block
+from janus.data.subjects import held_out
 from janus.tokenizers.image import VqTokenizer
 
+ANY = -1  # a tone that is not laid down
 EMPTY = -1  # a cell of a block that shows only background
 _SCENES = 32  # that tell the code of a background
 
@@ -41,6 +46,7 @@ class Blocks:
                 f"image tokenizer has {config.grid} × {config.grid} codes for {config.image_size} pixels"
             )
         self.maker, self.tokenizer = maker, tokenizer
+        self._drawn = cache(self._drawn_cells)
         self._blocks: dict[tuple[int, str | None, int], np.ndarray] = {}
         self._lock = Lock()
 
@@ -58,6 +64,18 @@ class Blocks:
         """The codes of a thing of a tidy scene alone, rows first, without its block's empty cells."""
         own = self.alone(thing)
         return own[own != EMPTY]
+
+    def tones(self, scene: Scene) -> np.ndarray:
+        """Which tone each code of a tidy scene should have, (K,) int64: -1 for any.
+
+        What is painted has that of its colour, so that its shapes are the same in all of them.
+        """
+        grid = np.full((CELLS, CELLS), ANY)
+        for thing in scene.things:
+            if thing.colour is not None:
+                x, y, edge = block(thing, self.maker.size)
+                grid[y : y + edge, x : x + edge][self._drawn(thing)] = COLOURS.index(thing.colour)
+        return grid.flatten()
 
     def weights(self, scene: Scene, weight: float) -> np.ndarray:
         """How much each code should count in the loss, (K,) float32 with a mean of 1.
@@ -95,14 +113,27 @@ class Blocks:
             return self._blocks[key]
 
     def _coded(self, thing: Thing, edge: int) -> np.ndarray:
+        tones, alone = self.tokenizer.config.tones, self._in_the_middle(thing, edge)
+        if toned := tones > 1 and thing.colour is not None:  # in all colours it has the shapes of one
+            alone = replace(alone, colour=next(c for c in COLOURS if not held_out([(thing.name, c)])))
+        codes = self._encode([Scene((alone,), TIDY_BACKGROUNDS[0], None)])[0].view(CELLS, CELLS).numpy()
+        if toned:
+            codes = codes // tones * tones + COLOURS.index(str(thing.colour))
+        x, y, _ = block(alone, self.maker.size)
+        return np.where(self._drawn(thing), codes[y : y + edge, x : x + edge], EMPTY)
+
+    def _in_the_middle(self, thing: Thing, edge: int) -> Thing:
         start = (CELLS - edge) // 2
-        alone = self.maker.placed(thing.name, thing.sprite, thing.colour, start, start, edge)
-        scene = Scene((alone,), TIDY_BACKGROUNDS[0], None)
-        codes = self._encode([scene])[0].view(CELLS, CELLS).numpy()
+        return self.maker.placed(thing.name, thing.sprite, thing.colour, start, start, edge)
+
+    def _drawn_cells(self, thing: Thing) -> np.ndarray:
+        """Which cells of its block a thing to draw reaches into, (edge, edge) bool."""
+        edge = block(thing, self.maker.size)[2]
+        x, y, _ = block(middle := self._in_the_middle(thing, edge), self.maker.size)
+        there, empty = (self.maker.render(Scene(s, TIDY_BACKGROUNDS[0], None)) for s in ((middle,), ()))
         cell = self.maker.size // CELLS
-        empty = self.maker.render(Scene((), TIDY_BACKGROUNDS[0], None))
-        drawn = (self.maker.render(scene) != empty).any(-1).reshape(CELLS, cell, CELLS, cell).any((1, 3))
-        return np.where(drawn, codes, EMPTY)[start : start + edge, start : start + edge]
+        drawn = (there != empty).any(-1).reshape(CELLS, cell, CELLS, cell).any((1, 3))
+        return drawn[y : y + edge, x : x + edge]
 
     @torch.inference_mode()
     def _encode(self, scenes: Sequence[Scene]) -> Tensor:

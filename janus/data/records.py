@@ -76,6 +76,14 @@ class StoredPicture:
 
 
 @dataclass(frozen=True)
+class Repainted:
+    """The same picture in other colours, for an image tokenizer that tells shape from tone."""
+
+    picture: Picture
+    tones: np.ndarray  # (K,) of the codes of the first picture, -1 where any may be
+
+
+@dataclass(frozen=True)
 class Record:
     """One record of a source, its pictures not yet read."""
 
@@ -90,6 +98,7 @@ class Record:
     shown: tuple[str, ...] = ()  # what each patch of the pictures shows, in words, "" for nothing
     weights: np.ndarray | None = None  # (K,) float32: how much each code counts in the loss, 1 on average
     mentions: tuple[tuple[int, np.ndarray], ...] = ()  # where the caption has named a thing, and its codes
+    repainted: Repainted | None = None  # of the picture to draw
 
 
 class Records(Protocol):

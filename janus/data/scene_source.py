@@ -13,7 +13,7 @@ from PIL import Image
 
 from janus.data.art import WORK, load_sprites
 from janus.data.blocks import Blocks
-from janus.data.records import Kind, Record, Skipped
+from janus.data.records import Kind, Record, Repainted, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
 from janus.data.subjects import SHARES
 from janus.data.subjects import Kind as SceneKind
@@ -36,6 +36,9 @@ class ScenesRecipe:
     apart: bool = False  # ask each of them by itself, not one after the other in a conversation
     blocks: bool = False  # codes to draw are those of each thing alone (see `janus.data.blocks`)
     name_weight: float = 1.0  # in the loss, of the codes that only a caption's words can tell; needs `blocks`
+    repainted: bool = (
+        False  # show each picture to draw in other colours too, for an image tokenizer with tones
+    )
     redrawn: int = 0  # ask about so many tidy pictures as their blocks' codes give them back
 
     def __post_init__(self) -> None:
@@ -43,6 +46,8 @@ class ScenesRecipe:
             raise ValueError(f"only tidy scenes can be drawn; the look is {self.look!r}")
         if self.redrawn and self.teach != "seeing":
             raise ValueError(f"redrawn pictures are asked about; set teach: seeing, not {self.teach}")
+        if self.repainted and self.teach != "drawing":
+            raise ValueError(f"pictures to draw are repainted; set teach: drawing, not {self.teach}")
         if self.name_weight != 1 and not self.blocks:
             raise ValueError("name_weight tells the cells of blocks apart; set blocks: true")
         if self.apart and self.teach != "seeing":
@@ -98,7 +103,7 @@ class SceneSource:
         self.unusable = Skipped()
         self.maker = SceneMaker(load_sprites(work), tokenizer.config.image_size)
         self._blocks: Blocks | None = None
-        if recipe.blocks or recipe.redrawn:
+        if recipe.blocks or recipe.redrawn or recipe.repainted:
             self._blocks = Blocks(self.maker, copy.deepcopy(tokenizer).float().eval())
         self._redrawn = self._draw_again(recipe.redrawn)
 
@@ -147,13 +152,24 @@ class SceneSource:
     def _drawing(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:
         picture = _Rendered(self.maker, scene)
         words = caption(scene, rng)
+        repainted = None
+        if self.recipe.repainted and self._blocks is not None:
+            other = _Rendered(self.maker, self.maker.repainted(scene, rng))
+            repainted = Repainted(other, self._blocks.tones(scene))
         if not self.recipe.blocks or self._blocks is None:
-            return Record(name, "generation", words, images=(picture,))
+            return Record(name, "generation", words, images=(picture,), repainted=repainted)
         codes = self._blocks.codes(scene)
         weights = self._blocks.weights(scene, self.recipe.name_weight)
         named = tuple((end, self._blocks.of(thing)) for end, thing in mentions(words, scene))
         return Record(
-            name, "generation", words, images=(picture,), codes=codes, weights=weights, mentions=named
+            name,
+            "generation",
+            words,
+            images=(picture,),
+            codes=codes,
+            weights=weights,
+            mentions=named,
+            repainted=repainted,
         )
 
     @torch.inference_mode()

@@ -41,6 +41,7 @@ from janus.data.subjects import (
     UNPAINTED,
     Kind,
     Subject,
+    held_out,
     some_kind,
     tidy_subjects,
     varied_subjects,
@@ -202,6 +203,18 @@ class SceneMaker:
         behind = np.array(background.colours, np.int16)[:, None]
         apart = np.abs(colours - behind).max(-1).min(0) >= _APART  # from the nearest colour behind it
         return bool(apart.mean() >= _STANDS_OUT)
+
+    def repainted(self, scene: Scene, rng: np.random.Generator) -> Scene:
+        """The scene with all that is painted in other colours, none of them held out."""
+        things = [
+            thing if thing.colour is None else replace(thing, colour=_one_of(self.paints(thing), rng))
+            for thing in scene.things
+        ]
+        return replace(scene, things=tuple(things))
+
+    def paints(self, thing: Thing) -> list[str]:
+        """The colours that a painted thing may have in training, but for its own."""
+        return [c for c in COLOURS if c != thing.colour and not held_out([(thing.name, c)])]
 
     def render(self, scene: Scene) -> np.ndarray:
         """(size, size, 3) uint8."""

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from janus.checkpoints.files import InMemory
+from janus.checkpoints.files import InMemory, WeightFiles, check
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VisionConfig
 from janus.data.art import load_sprites
@@ -33,6 +33,7 @@ from janus.train.perceptual import pretrained
 from janus.train.run import Run
 from janus.train.state import State
 
+_PREFIX = "vision_model."
 VISION = "vision"  # the kind of recipe here, and the result's folder in that of the run
 NOTHING = -100  # the label of a patch that a loss leaves out
 _TAUGHT = (3, 4)  # depths of the teacher: a sixteenth and a 32nd of its picture's side
@@ -43,7 +44,7 @@ _FREE = {"out", "steps", "keep_every", "workers"}
 
 @dataclass(frozen=True)
 class VisionRecipe:
-    """A run that trains a vision encoder, from nothing, on scenes of the embedded world."""
+    """A run that trains a vision encoder on scenes of the embedded world."""
 
     out: str  # folder of the run: its state, logs and, at the end, the encoder
     config: VisionConfig
@@ -60,7 +61,7 @@ class VisionRecipe:
     keep_every: int = 500  # steps between states to go on from
     seed: int = 0
     workers: int = 1  # processes that compose pictures
-    model: None = None  # it begins from nothing
+    model: str | None = None  # the encoder it begins with, as an earlier run left it; none: untrained
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "keep_every"):
@@ -158,6 +159,17 @@ def train_vision(recipe: VisionRecipe, device: str | None = None) -> Path:
         parallel.end()
 
 
+def _tower(recipe: VisionRecipe) -> SiglipTower:
+    """The encoder before the first step.  Raises ValueError for one that cannot be read or does not fit."""
+    tower = SiglipTower(recipe.config)
+    if recipe.model is not None:
+        files = WeightFiles(Path(recipe.model))
+        expected = {_PREFIX + name: tuple(value.shape) for name, value in tower.state_dict().items()}
+        check(files.infos, expected, recipe.model)
+        tower.load_state_dict({name.removeprefix(_PREFIX): files.read(name).float() for name in files.infos})
+    return tower
+
+
 class _VisionRun(Run[list[Tensor]]):
     """Everything of one run, set up by the recipe and taken from its last state."""
 
@@ -166,7 +178,7 @@ class _VisionRun(Run[list[Tensor]]):
         self.recipe, self.target = recipe, self.folder / VISION
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.reader = PatchReader(SiglipTower(recipe.config), recipe.distil).to(parallel.device)
+            self.reader = PatchReader(_tower(recipe), recipe.distil).to(parallel.device)
         self.columns = ["loss", "patches right", "gradient", "learning rate", "pictures/s"]
         # Janus never runs the pooling head
         learning = [p for name, p in self.reader.named_parameters() if "attn_pool" not in name]
@@ -221,7 +233,7 @@ class _VisionRun(Run[list[Tensor]]):
         if self.target.exists():
             shutil.rmtree(self.target)
         with new_folder(self.target) as partial:
-            write(partial, InMemory({f"vision_model.{name}": value.cpu() for name, value in tower.items()}))
+            write(partial, InMemory({f"{_PREFIX}{name}": value.cpu() for name, value in tower.items()}))
             write_json(partial / "config.json", {"vision": dataclasses.asdict(self.recipe.config)})
             records = [(f"{look} scenes", self.seen["pictures"], "see NOTICE") for look in self.recipe.looks]
             card = results.model_card(self.recipe, records, self.seen, scores)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from janus.config import JanusConfig
-from janus.data.records import KINDS, BadRecord, Kind, Picture, Record, Records, Skipped
+from janus.data.records import KINDS, BadRecord, Kind, Picture, Record, Records, Repainted, Skipped
 from janus.encoders.preprocess import crop, preprocess
 from janus.tokenizers.chat import (
     answer_ids,
@@ -46,6 +46,7 @@ class Draft:
     weights: np.ndarray | None = None  # (K,) of the codes in the loss
     words: torch.Tensor | None = None  # (patches, W) tokens of what each patch of the images shows
     mentions: Sequence[tuple[int, np.ndarray]] = ()  # last tokens of what names a thing to draw, its codes
+    repainted: Repainted | None = None  # of the picture to draw, for an image tokenizer
 
     def load(self, config: JanusConfig) -> Sample:
         """Raises BadRecord for a picture that cannot be read."""

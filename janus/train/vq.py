@@ -28,6 +28,7 @@ from janus.train.loader import Step
 from janus.train.parallel import Parallel
 from janus.train.run import PICTURES, Run
 from janus.train.state import Average, State
+from janus.train.tones import even, tie, unused
 from janus.train.vq_data import PictureLoader, Pictures, open_pictures, picture_stream
 from janus.train.vq_files import load_tokenizer, new_tokenizer, target, write_result
 from janus.train.vq_losses import PLAYED, SQUARED, Objective, decibels, new_places, use
@@ -112,6 +113,8 @@ class _TokenizerRun(Run[Pictures]):
         learning = tuple(prefix for part in recipe.train for prefix in PARTS[part])
         for name, parameter in tokenizer.named_parameters():
             parameter.requires_grad_(name.startswith(learning))
+        if tokenizer.config.tones > 1 and "codebook" in recipe.train:
+            tie(tokenizer)
         sizes = [p.numel() for p in tokenizer.parameters() if p.requires_grad]
         self.tell(f"{sum(sizes):,} of {sum(p.numel() for p in tokenizer.parameters()):,} parameters learn")
         return tokenizer
@@ -171,11 +174,18 @@ class _TokenizerRun(Run[Pictures]):
             assert self.trained.discriminator is not None
             self._clipped(self.trained.discriminator)
         self.optimizer.step()
+        self._even()
         if self.average is not None:
             self.average.update(self.tokenizer, self.step)
         self.seen["pictures"] += pictures
         if self.step % self.recipe.codes_every == 0 or self.step in _EARLY:
             self._count_codes(batches)
+
+    def _even(self) -> None:
+        """Keep shapes and tones of the codebook apart."""
+        config, weight = self.tokenizer.config, self.tokenizer.quantize.embedding.weight
+        if config.tones > 1 and weight.requires_grad:
+            weight.data.copy_(even(weight.data, config))
 
     def _clipped(self, module: nn.Module) -> float:
         """Sum the gradients of all processes and clip them; returns their norm before."""
@@ -195,17 +205,21 @@ class _TokenizerRun(Run[Pictures]):
         """Note how the codes were used since the last time, and move those that were not."""
         counts = self.trained.used
         self._use = use(counts)
-        dead = (counts == 0).nonzero().flatten()
+        config = self.tokenizer.config
+        dead = unused(counts, config).nonzero().flatten()
         if "codebook" in self.recipe.train and self.step <= _SETTLED * self.recipe.steps and len(dead):
             weight = self.tokenizer.quantize.embedding.weight
             places = torch.zeros(len(dead), weight.shape[1], device=weight.device)
             if self.parallel.first and batches:
                 seed = self.recipe.seed + self.step
-                places = new_places(len(dead), batches[0].pixels, self.tokenizer, seed)
+                places = new_places(len(dead) // config.tones, batches[0].pixels, self.tokenizer, seed)
+                places = places.repeat_interleave(config.tones, 0)
             if bool(self.parallel.sum(places).any()):
-                weight.data[dead] = places
+                known = weight.shape[1] - config.tone_dim  # of a new place: a shape's, whatever its tones
+                weight.data[dead, :known] = places[:, :known]
+                self._even()
                 if self.average is not None:
-                    self.average.weights[CODEBOOK][dead] = places
+                    self.average.weights[CODEBOOK][dead] = weight.data[dead]
         counts.zero_()
 
     def _begin_window(self) -> None:

@@ -6,7 +6,7 @@ Shapes: N pictures, S their side, K codes of one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,7 @@ def _draft(record: Record, rng: np.random.Generator) -> Draft:
     if not record.images:
         raise BadRecord(record.name, "no picture", "a tokenizer learns from pictures alone")
     image = record.images[int(rng.integers(len(record.images)))]
-    return Draft(record.name, [0], [], drawing=image, codes=record.codes)
+    return Draft(record.name, [0], [], drawing=image, codes=record.codes, repainted=record.repainted)
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,11 @@ class Pictures:
 
     pixels: Tensor  # (N, 3, S, S) in [-1, 1]
     codes: Tensor  # (N, K), -1 throughout a picture that has none
+    repainted: Tensor  # (N, 3, S, S) the same pictures in other colours, where there is such a one
+    tones: Tensor  # (N, K) of the pictures' codes, -1 where any may be
 
     def to(self, device: torch.device) -> Pictures:
-        return Pictures(self.pixels.to(device, non_blocking=True), self.codes.to(device, non_blocking=True))
+        return Pictures(*(getattr(self, one.name).to(device, non_blocking=True) for one in fields(self)))
 
 
 class PictureLoader(Loader[Pictures]):
@@ -129,14 +131,19 @@ class PictureLoader(Loader[Pictures]):
         read = [sample for row in self.read(rows, self._load) for sample in row]
         side, tokens = self.config.image_size, self.config.tokens
         if not read:
-            return Pictures(torch.zeros(0, 3, side, side), torch.zeros(0, tokens, dtype=torch.long))
-        pixels, codes = zip(*read, strict=True)
-        return Pictures(torch.cat(pixels), torch.stack(codes))
+            no_pixels, no_codes = torch.zeros(0, 3, side, side), torch.zeros(0, tokens, dtype=torch.long)
+            return Pictures(no_pixels, no_codes, no_pixels, no_codes)
+        pixels, codes, repainted, tones = zip(*read, strict=True)
+        return Pictures(torch.cat(pixels), torch.stack(codes), torch.cat(repainted), torch.stack(tones))
 
-    def _load(self, draft: Draft) -> tuple[Tensor, Tensor]:
+    def _load(self, draft: Draft) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         picture: Picture | None = draft.drawing
         assert picture is not None
-        codes = torch.full((self.config.tokens,), -1)
+        codes = tones = torch.full((self.config.tokens,), -1)
         if draft.codes is not None:
             codes = torch.from_numpy(draft.codes.astype(np.int64))
-        return crop([picture.load()], self.config.image_size), codes
+        pixels = repainted = crop([picture.load()], self.config.image_size)
+        if draft.repainted is not None:
+            repainted = crop([draft.repainted.picture.load()], self.config.image_size)
+            tones = torch.from_numpy(draft.repainted.tones.astype(np.int64))
+        return pixels, codes, repainted, tones

@@ -16,11 +16,13 @@ from torch import Tensor
 from janus.tokenizers.image import VqTokenizer
 from janus.train import perceptual
 from janus.train.discriminator import Discriminator, balance
+from janus.train.tones import give_back
 from janus.train.vq_data import Pictures
 from janus.train.vq_recipe import TokenizerRecipe
 
 SQUARED = "squared error"  # noted whether it teaches or not
 ADVERSARIAL = "adversarial"
+TONES = "tones"
 PLAYED = (ADVERSARIAL, "adversarial scale", "discriminator")  # noted where there is an adversary
 _SHAKE = 0.02  # of a code's new place, so that two on the same vector part
 
@@ -28,10 +30,12 @@ _SHAKE = 0.02  # of a code's new place, so that two on the same vector part
 class Objective:
     """The losses of a recipe; those of weight 0 are left out, with all that they would need.
 
-    Raises ValueError where one needs a package that is missing.
+    Raises ValueError where one needs a package that is missing, or tones that the tokenizer lacks.
     """
 
     def __init__(self, recipe: TokenizerRecipe, tokenizer: VqTokenizer, device: torch.device) -> None:
+        if recipe.losses.tones and tokenizer.config.tones == 1:
+            raise ValueError("losses.tones teaches a codebook with tones; this image tokenizer has none")
         self.tokenizer, self.device = tokenizer, device
         self.weights, self.teaching = asdict(recipe.losses), recipe.teaching
         self.bfloat16 = recipe.precision == "bfloat16"
@@ -81,6 +85,8 @@ class Objective:
 
         Where the decoder learns alone, it learns from the codes that come with a picture, if any do.
         """
+        if TONES in self.teaching:
+            return give_back(self.tokenizer, batch.pixels, batch.repainted, batch.tones)
         if not self.only_decoder:
             made, held, codes = self.tokenizer(batch.pixels)
             return made, held._asdict(), codes

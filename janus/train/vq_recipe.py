@@ -26,6 +26,7 @@ class VqWeights:
     adversarial: float = 0.0  # of this times what the losses above pull (see `janus.train.discriminator`)
     codebook: float = 1.0  # pulls the codes towards the encoder's vectors
     commitment: float = 0.25  # pulls the encoder's vectors towards the codes
+    tones: float = 0.0  # lets the tone of a code be the colour, and its shape the rest (`janus.train.tones`)
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in asdict(self).items() if value < 0}
@@ -102,5 +103,5 @@ class TokenizerRecipe:
         """The losses that have a weight and something to move."""
         weights = asdict(self.losses)
         moved: dict[str, set[VqPart]] = {name: {"encoder", "decoder"} for name in weights}
-        moved |= {"codebook": {"codebook"}, "commitment": {"encoder"}}
+        moved |= {"codebook": {"codebook"}, "commitment": {"encoder"}, "tones": {"encoder", "codebook"}}
         return [name for name, weight in weights.items() if weight and moved[name] & {*self.train}]
