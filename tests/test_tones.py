@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from janus.config import VqConfig
+from janus.checkpoints.configs import read, write_official
+from janus.config import PRESETS, VqConfig
 from janus.data import scene_source
 from janus.data.blocks import ANY, EMPTY, Blocks
 from janus.data.scene_source import SceneSource, ScenesRecipe
@@ -208,6 +209,13 @@ def test_training_makes_tones_of_colours(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_codebooks_that_make_no_sense(values: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VqConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_keeps_its_tones(tmp_path: Path) -> None:
+    tiny = PRESETS["tiny-v3"]
+    config = dataclasses.replace(tiny, vq=dataclasses.replace(tiny.vq, codes=64, tones=4, tone_dim=3))
+    (tmp_path / "config.json").write_text(json.dumps(write_official(config, torch.float32)), encoding="utf-8")
+    assert read(tmp_path).config.vq == config.vq
 
 
 def test_a_loss_of_tones_needs_some(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ _TOWERS = {"siglip_large_patch16_384": VisionConfig()}
 _VISION_EXTRAS = {"patch_size": "patch_size", "width": "width", "depth": "layers", "heads": "heads"} | {
     "ffn_width": "mlp_width"
 }
-_VQ_EXTRAS = ("image_size", "z_channels", "channels", "res_blocks", "fold", "tones", "tone_dim")
+_VQ_EXTRAS = ("image_size", "z_channels", "channels", "res_blocks", "fold")
+_TONES = ("tones", "tone_dim")  # of a codebook that has some
 
 
 class Settings(NamedTuple):
@@ -147,7 +148,7 @@ def _read_vision(params: Fields) -> VisionConfig:
 
 
 def _read_vq(params: Fields) -> VqConfig:
-    sizes: dict[str, Any] = {name: params.take(name, int) for name in _VQ_EXTRAS if name in params}
+    sizes: dict[str, Any] = {name: params.take(name, int) for name in _VQ_EXTRAS + _TONES if name in params}
     if "multipliers" in params:
         sizes["multipliers"] = params.several("multipliers", int)
     codes, code_dim = params.take("image_token_size", int), params.take("n_embed", int)
@@ -215,7 +216,7 @@ def _write_vq(vq: VqConfig) -> dict[str, Any]:
     values: dict[str, Any] = {"image_token_size": vq.codes, "n_embed": vq.code_dim}
     if vq == VqConfig(codes=vq.codes, code_dim=vq.code_dim):
         return values
-    extras = {name: getattr(vq, name) for name in _VQ_EXTRAS}
+    extras = {name: getattr(vq, name) for name in _VQ_EXTRAS + (_TONES if vq.tones > 1 else ())}
     return values | extras | {"multipliers": list(vq.multipliers)}
 
 
