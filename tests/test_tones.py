@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -160,7 +161,12 @@ def test_training_makes_tones_of_colours(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """Colours of things in other scenes are read off the codes; before, about one in twelve were."""
     grey = [dataclasses.replace(one, pixels=_grey(one.pixels)) for one in stand_ins()]
     monkeypatch.setattr(scene_source, "load_sprites", lambda *_: grey)
-    scenes = {"teach": "drawing", "look": "tidy", "repainted": True, "tasks": ["colors", "color_attr"]}
+    scenes: dict[str, Any] = {
+        "teach": "drawing",
+        "look": "tidy",
+        "repainted": True,
+        "tasks": ["colors", "color_attr"],
+    }
     recipe = tmp_path / "tones.yaml"
     values = {
         "kind": "tokenizer",
