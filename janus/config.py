@@ -158,8 +158,8 @@ class VqConfig:
     tone_dim: int = 0  # last numbers of a code's vector, which tell its tone; those before tell its shape
 
     def __post_init__(self) -> None:
-        if self.codes % self.tones:
-            raise ValueError(f"codes={self.codes} is not a multiple of tones={self.tones}")
+        if self.tones < 1 or self.codes % self.tones:
+            raise ValueError(f"codes={self.codes} is not a multiple of tones={self.tones}, which are 1 or more")
         if (self.tones > 1) != (0 < self.tone_dim < self.code_dim):
             raise ValueError(
                 f"tone_dim={self.tone_dim} of code_dim={self.code_dim} does not fit tones={self.tones}: with "

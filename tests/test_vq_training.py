@@ -156,7 +156,7 @@ def test_learns_keeps_its_codes_in_use_and_shows_it(data: Path, tmp_path: Path) 
     seen = [row for row in log if row["validation PSNR"]]
     assert [row["step"] for row in seen] == ["50", "100"]
     assert float(seen[-1]["validation PSNR"]) > float(seen[0]["validation PSNR"])
-    assert float(seen[-1]["validation codes used"]) > 0.8
+    assert float(seen[-1]["validation codes used"]) > 0.9
     sheet = Image.open(tmp_path / "run" / "pictures" / "step-00000100.png")
     assert sheet.size == (4 * 36 - 4, 4 * 68 - 4)  # sixteen originals, each above its reconstruction
     card = (tmp_path / "run" / "tokenizer" / "README.md").read_text(encoding="utf-8")
@@ -356,7 +356,7 @@ def test_accumulated_pictures_are_pictures_at_once(data: Path, tmp_path: Path) -
     for micro in (4, 16):
         train_tokenizer(recipe(data, tmp_path / f"{micro}", micro_pictures=micro, steps=8))
     a, b = (float(rows(tmp_path / f"{micro}")[-1]["loss"]) for micro in (4, 16))
-    assert a == pytest.approx(b, rel=2e-3)  # on some processors a vector between two codes takes the other
+    assert a == pytest.approx(b, rel=1e-4)
 
 
 def test_half_precision_learns(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
