@@ -159,7 +159,7 @@ class VqConfig:
 
     def __post_init__(self) -> None:
         if self.tones < 1 or self.codes % self.tones:
-            raise ValueError(f"codes={self.codes} is not a multiple of tones={self.tones}, which are 1 or more")
+            raise ValueError(f"codes={self.codes} is not a multiple of tones={self.tones} (1 or more)")
         if (self.tones > 1) != (0 < self.tone_dim < self.code_dim):
             raise ValueError(
                 f"tone_dim={self.tone_dim} of code_dim={self.code_dim} does not fit tones={self.tones}: with "

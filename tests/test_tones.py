@@ -21,8 +21,10 @@ from janus.data.scenes import CELLS, COLOURS, Scene, SceneMaker, Thing
 from janus.data.subjects import held_out
 from janus.tokenizers.image import VqTokenizer
 from janus.train import kinds
+from janus.train.plan import DataRecipe, Mixture, TrainRecipe
 from janus.train.tones import TONE, even, give_back, tie, tied, unused
 from janus.train.vq_files import load_tokenizer, new_tokenizer
+from janus.train.vq_recipe import TokenizerRecipe, VqWeights
 from tests.test_scene_source import SIZE, stand_ins
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # another rounding may choose another code
@@ -207,6 +209,7 @@ def test_training_makes_tones_of_colours(monkeypatch: pytest.MonkeyPatch, tmp_pa
     ("values", "message"),
     [
         ({"codes": 64, "tones": 12, "tone_dim": 2}, "codes=64 is not a multiple of tones=12"),
+        ({"tones": 0}, r"tones=0 \(1 or more\)"),
         ({"codes": 64, "tones": 4}, "tone_dim=0 of code_dim=8 does not fit tones=4"),
         ({"codes": 64, "tones": 4, "tone_dim": 8}, "tone_dim=8 of code_dim=8 does not fit tones=4"),
         ({"codes": 64, "tone_dim": 2}, "without them tone_dim is 0"),
@@ -230,7 +233,7 @@ def test_a_loss_of_tones_needs_some(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     values = {
         "kind": "tokenizer",
         "out": str(tmp_path / "run"),
-        "data": [{"scenes": {"teach": "drawing", "look": "tidy"}}],
+        "data": [{"scenes": {"teach": "drawing", "look": "tidy", "repainted": True}}],
         "new": dataclasses.asdict(dataclasses.replace(SIZES, tones=1, tone_dim=0)),
         "steps": 1,
         "losses": {"tones": 1.0},
@@ -238,3 +241,28 @@ def test_a_loss_of_tones_needs_some(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     recipe.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ValueError, match="this image tokenizer has none"):
         kinds.train(recipe)
+
+
+@pytest.mark.parametrize(
+    ("weight", "repainted", "message"),
+    [
+        (1.0, False, "give scenes with repainted: true"),
+        (0.0, True, "teach nothing without losses.tones"),
+    ],
+)
+def test_tones_need_both_the_loss_and_the_scenes(weight: float, repainted: bool, message: str) -> None:
+    scenes = ScenesRecipe("drawing", "tidy", repainted=repainted)
+    with pytest.raises(ValueError, match=message):
+        TokenizerRecipe("out", (DataRecipe(scenes=scenes),), 1, new=SIZES, losses=VqWeights(tones=weight))
+
+
+def test_a_model_is_not_taught_by_repainted_scenes() -> None:
+    scenes = ScenesRecipe("drawing", "tidy", repainted=True)
+    with pytest.raises(ValueError, match="teach an image tokenizer"):
+        TrainRecipe("out", (DataRecipe(scenes=scenes),), Mixture(1, 0, 1), 1, model="embedded")
+
+
+def test_every_colour_needs_a_tone(maker: SceneMaker) -> None:
+    few = dataclasses.replace(SIZES, codes=64, tones=4)
+    with pytest.raises(ValueError, match="10 colours need a tone each; the image tokenizer has 4"):
+        Blocks(maker, new_tokenizer(few, 0))

@@ -145,7 +145,9 @@ def test_only_the_parts_of_the_recipe_learn(data: Path, tmp_path: Path, part: st
 
 def test_learns_keeps_its_codes_in_use_and_shows_it(data: Path, tmp_path: Path) -> None:
     looked = {"data": [{"path": str(data)}], "every": 50, "pictures": 64}
-    plan = recipe(data, tmp_path / "run", steps=100, codes_every=20, validation=looked, learning_rate=1e-2)
+    plan = recipe(
+        data, tmp_path / "run", steps=100, codes_every=20, validation=looked, learning_rate=1e-2, seed=1
+    )
     train_tokenizer(plan)
     log = rows(tmp_path / "run")
     psnr = [float(row["PSNR"]) for row in log if row["PSNR"]]
@@ -354,7 +356,7 @@ def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
 
 def test_accumulated_pictures_are_pictures_at_once(data: Path, tmp_path: Path) -> None:
     for micro in (4, 16):
-        train_tokenizer(recipe(data, tmp_path / f"{micro}", micro_pictures=micro, steps=8))
+        train_tokenizer(recipe(data, tmp_path / f"{micro}", micro_pictures=micro, steps=8, seed=1))
     a, b = (float(rows(tmp_path / f"{micro}")[-1]["loss"]) for micro in (4, 16))
     assert a == pytest.approx(b, rel=1e-4)
 

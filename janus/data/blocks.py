@@ -35,7 +35,7 @@ class Blocks:
     """The codes of everything that tidy scenes show, made when they are first asked for.
 
     Raises ValueError for a tokenizer whose codes are not on the grid that things stand on, or whose
-    pictures have another size.
+    pictures have another size, or with fewer tones than there are colours.
     """
 
     def __init__(self, maker: SceneMaker, tokenizer: VqTokenizer) -> None:
@@ -44,6 +44,10 @@ class Blocks:
             raise ValueError(
                 f"things to draw stand on {CELLS} × {CELLS} cells of pictures with {maker.size} pixels; the "
                 f"image tokenizer has {config.grid} × {config.grid} codes for {config.image_size} pixels"
+            )
+        if 1 < config.tones < len(COLOURS):
+            raise ValueError(
+                f"{len(COLOURS)} colours need a tone each; the image tokenizer has {config.tones}"
             )
         self.maker, self.tokenizer = maker, tokenizer
         self._drawn = cache(self._drawn_cells)
@@ -109,27 +113,27 @@ class Blocks:
         key = (thing.sprite, thing.colour, edge)
         with self._lock:
             if key not in self._blocks:
-                self._blocks[key] = self._coded(thing, edge)
+                self._blocks[key] = self._coded(thing)
             return self._blocks[key]
 
-    def _coded(self, thing: Thing, edge: int) -> np.ndarray:
-        tones, alone = self.tokenizer.config.tones, self._in_the_middle(thing, edge)
+    def _coded(self, thing: Thing) -> np.ndarray:
+        tones, alone = self.tokenizer.config.tones, self._in_the_middle(thing)
         if toned := tones > 1 and thing.colour is not None:  # in all colours it has the shapes of one
             alone = replace(alone, colour=next(c for c in COLOURS if not held_out([(thing.name, c)])))
         codes = self._encode([Scene((alone,), TIDY_BACKGROUNDS[0], None)])[0].view(CELLS, CELLS).numpy()
         if toned:
             codes = codes // tones * tones + COLOURS.index(str(thing.colour))
-        x, y, _ = block(alone, self.maker.size)
+        x, y, edge = block(alone, self.maker.size)
         return np.where(self._drawn(thing), codes[y : y + edge, x : x + edge], EMPTY)
 
-    def _in_the_middle(self, thing: Thing, edge: int) -> Thing:
+    def _in_the_middle(self, thing: Thing) -> Thing:
+        edge = block(thing, self.maker.size)[2]
         start = (CELLS - edge) // 2
         return self.maker.placed(thing.name, thing.sprite, thing.colour, start, start, edge)
 
     def _drawn_cells(self, thing: Thing) -> np.ndarray:
         """Which cells of its block a thing to draw reaches into, (edge, edge) bool."""
-        edge = block(thing, self.maker.size)[2]
-        x, y, _ = block(middle := self._in_the_middle(thing, edge), self.maker.size)
+        x, y, edge = block(middle := self._in_the_middle(thing), self.maker.size)
         there, empty = (self.maker.render(Scene(s, TIDY_BACKGROUNDS[0], None)) for s in ((middle,), ()))
         cell = self.maker.size // CELLS
         drawn = (there != empty).any(-1).reshape(CELLS, cell, CELLS, cell).any((1, 3))

@@ -109,6 +109,8 @@ class TrainRecipe:
             raise ValueError(
                 "naming needs to know what each patch shows; only scenes can tell, and data has none"
             )
+        if any(one.scenes is not None and one.scenes.repainted for one in self.data):
+            raise ValueError("repainted scenes teach an image tokenizer (kind: tokenizer), not a model")
         if self.depicting and not any(one.scenes is not None and one.scenes.blocks for one in self.data):
             raise ValueError(
                 "depicting needs to know which codes draw what a caption names; only scenes with "

@@ -95,6 +95,12 @@ class TokenizerRecipe:
             raise ValueError("train is empty; name at least one of encoder, codebook, decoder")
         if self.losses.adversarial and "decoder" not in self.train:
             raise ValueError("losses.adversarial is measured at the decoder's last layer; train that too")
+        if self.losses.tones != 0 and not any(one.scenes and one.scenes.repainted for one in self.data):
+            raise ValueError(
+                "losses.tones needs pictures in other colours too; give scenes with repainted: true"
+            )
+        if self.losses.tones == 0 and any(one.scenes and one.scenes.repainted for one in self.data):
+            raise ValueError("repainted scenes teach nothing without losses.tones; give it a weight")
         if not self.teaching:
             raise ValueError(f"no loss of {self.losses} teaches {list(self.train)} anything")
 
