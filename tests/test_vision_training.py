@@ -75,6 +75,21 @@ def test_the_result_is_a_part_of_a_new_model(tmp_path: Path) -> None:
     assert "varied scenes" in (written / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_run_begins_where_another_left(tmp_path: Path) -> None:
+    first = train(recipe(tmp_path))
+    again = train(recipe(tmp_path, out=str(tmp_path / "again"), model=str(first), steps=1, learning_rate=0.0))
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, again))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    narrow = dataclasses.replace(PRESETS["tiny-v3"].vision, image_size=SIZE, patch_size=32)
+    with pytest.raises(ValueError, match=r"2 misshapen: vision_model\.vision_tower\.pos_embed is"):
+        train(
+            recipe(tmp_path, out=str(tmp_path / "other"), model=str(first), config=dataclasses.asdict(narrow))
+        )
+    with pytest.raises(ValueError, match="nowhere"):
+        train(recipe(tmp_path, out=str(tmp_path / "none"), model=str(tmp_path / "nowhere")))
+
+
 def test_distilling_asks_for_the_teachers_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def teacher(depths: tuple[int, ...]) -> Perceptual:
         torch.manual_seed(1)

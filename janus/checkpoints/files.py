@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 # safetensors' names of the types that checkpoints hold
 DTYPES = {
@@ -250,3 +250,15 @@ def check(infos: Mapping[str, Info], expected: Mapping[str, tuple[int, ...]], wh
     ]
     if complaints:
         raise ValueError(f"the tensors in {where} do not fit its config.json; " + "; ".join(complaints))
+
+
+def load_part(module: nn.Module, where: str, prefix: str) -> None:
+    """Give a module the weights in a folder that holds that part of a model alone, its names behind `prefix`.
+
+    Raises ValueError for what cannot be read, and for unknown, missing or misshapen tensors.
+    """
+    files = WeightFiles(Path(where))
+    check(
+        files.infos, {prefix + name: tuple(value.shape) for name, value in module.state_dict().items()}, where
+    )
+    module.load_state_dict({name.removeprefix(prefix): files.read(name) for name in files.infos})

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from janus.checkpoints.files import InMemory, WeightFiles, check
+from janus.checkpoints.files import InMemory, load_part
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VisionConfig
 from janus.data.art import load_sprites
@@ -163,10 +163,7 @@ def _tower(recipe: VisionRecipe) -> SiglipTower:
     """The encoder before the first step.  Raises ValueError for one that cannot be read or does not fit."""
     tower = SiglipTower(recipe.config)
     if recipe.model is not None:
-        files = WeightFiles(Path(recipe.model))
-        expected = {_PREFIX + name: tuple(value.shape) for name, value in tower.state_dict().items()}
-        check(files.infos, expected, recipe.model)
-        tower.load_state_dict({name.removeprefix(_PREFIX): files.read(name).float() for name in files.infos})
+        load_part(tower, recipe.model, _PREFIX)
     return tower
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from janus import checkpoints
-from janus.checkpoints.files import InMemory, WeightFiles, check, read_json
+from janus.checkpoints.files import InMemory, load_part, read_json
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VqConfig, dataclass_from_dict
 from janus.tokenizers.image import VqTokenizer
@@ -45,9 +45,7 @@ def load_tokenizer(where: str) -> VqTokenizer:
     if (config := _sizes(where)) is None:
         return checkpoints.load(_origin(where))[0].gen_vision_model.float()
     model = new_tokenizer(config, 0)
-    files = WeightFiles(Path(where))
-    check(files.infos, {_PREFIX + name: tuple(p.shape) for name, p in model.state_dict().items()}, where)
-    model.load_state_dict({name.removeprefix(_PREFIX): files.read(name) for name in files.infos})
+    load_part(model, where, _PREFIX)
     return model
 
 
