@@ -136,6 +136,21 @@ def test_rows_are_full_and_every_record_has_its_turn(data: Path) -> None:
     assert len(set(seen)) == 12
 
 
+def test_lanes_share_the_records_out(data: Path) -> None:
+    """Together they take each source's records as often as one stream does."""
+    lanes = [dataclasses.replace(stream(data), lane=lane, lanes=2) for lane in range(2)]
+    for lane in lanes:
+        list(islice(lane.rows(), 12))
+        state = lane.state()
+        assert state["next"] % 2 == lane.lane
+        assert all(place % 2 == lane.lane for place in state["places"])
+    first, second = (names(list(islice(lane.rows(), 4))) for lane in lanes)
+    assert first != second
+    again = dataclasses.replace(stream(data), lane=1, lanes=2)
+    again.resume(json.loads(json.dumps(lanes[1].state())))
+    assert names(list(islice(again.rows(), 3))) == names(list(islice(lanes[1].rows(), 3)))
+
+
 def test_what_does_not_fit_into_a_row_is_named(data: Path) -> None:
     with pytest.raises(ValueError, match=r"1000 records in a row were unusable.*longer than a row"):
         next(stream(data, row=4).rows())
@@ -178,6 +193,41 @@ def test_resumes_to_the_same_weights(base: Path, data: Path, tmp_path: Path) -> 
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     whole, parts = weights(tmp_path / "whole" / "model"), weights(tmp_path / "parts" / "model")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_workers_make_the_batches(base: Path, data: Path, tmp_path: Path) -> None:
+    """A run with them stops and goes on with the same batches, in a lane's middle too."""
+    shutil.copytree(data, tmp_path / "data")
+    with (tmp_path / "data" / "data.jsonl").open("a", encoding="utf-8") as file:
+        file.write('\n{"image": "lost.png", "caption": "a lost square"}\n')
+    plan = recipe(base, tmp_path / "data", tmp_path / "whole", workers=2, steps=7, keep_every=1)
+    train(plan, "cpu")
+    stopped = dataclasses.replace(plan, out=str(tmp_path / "stopped"), steps=3)
+    train(stopped, "cpu")
+    train(dataclasses.replace(stopped, steps=7), "cpu")
+    whole, again = weights(tmp_path / "whole" / "model"), weights(tmp_path / "stopped" / "model")
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_workers_tell_what_they_left_out(
+    base: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(data / "red.png", tmp_path / "data")
+    lines = [{"image": f"{name}.png", "caption": f"a {name} square"} for name in ("red", "lost")]
+    lines_of_text = "\n".join(json.dumps(line) for line in lines)
+    (tmp_path / "data" / "data.jsonl").write_text(lines_of_text, encoding="utf-8")
+    drawing = {"generation": 1}
+    train(recipe(base, tmp_path / "data", tmp_path / "run", workers=2, mixture=drawing), "cpu")
+    told = capsys.readouterr().out
+    assert "missing picture" in told
+    assert "lost.png" in told
+    # An error that ends the stream ends the run as it does without workers.
+    hopeless = recipe(base, data, tmp_path / "short", workers=2, row=4)
+    with pytest.raises(ValueError, match=r"^1000 records in a row were unusable.*longer than a row"):
+        train(hopeless, "cpu")
+    with pytest.raises(ValueError, match="workers must be at least 0, not -1"):
+        recipe(base, data, tmp_path / "less", workers=-1)
 
 
 def test_accumulated_rows_are_rows_at_once(base: Path, data: Path, tmp_path: Path) -> None:

@@ -439,7 +439,7 @@ def loader() -> Callable[[Path], PictureLoader]:
 def test_every_picture_has_its_turn(
     data: Path, tmp_path: Path, loader: Callable[[Path], PictureLoader]
 ) -> None:
-    names = [next(rows)[0].name for rows in [loader(data).stream.rows()] for _ in range(64)]
+    names = [next(rows)[0].name for rows in [loader(data).lanes[0].rows()] for _ in range(64)]
     assert len(set(names)) == 64
     asked = {"role": "user", "content": "What?"}
     lines: list[dict[str, object]] = [
@@ -451,7 +451,7 @@ def test_every_picture_has_its_turn(
     for name in ("0", "2", "4"):
         (tmp_path / "0" / f"{name}.png").write_bytes((data / "0" / f"{name}.png").read_bytes())
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
-    drawn = loader(tmp_path).stream.rows()
+    drawn = loader(tmp_path).lanes[0].rows()
     seen = [next(drawn)[0].drawing for _ in range(40)]
     assert {picture.name for picture in seen} == {"0/0.png", "0/2.png", "0/4.png"}  # type: ignore[union-attr]
 

@@ -51,6 +51,7 @@ class Blocks:
             )
         self.maker, self.tokenizer = maker, tokenizer
         self._drawn = cache(self._drawn_cells)
+        self._seen = cache(self._seen_alone)
         self._blocks: dict[tuple[int, str | None, int], np.ndarray] = {}
         self._lock = Lock()
 
@@ -120,11 +121,15 @@ class Blocks:
         tones, alone = self.tokenizer.config.tones, self._in_the_middle(thing)
         if toned := tones > 1 and thing.colour is not None:  # in all colours it has the shapes of one
             alone = replace(alone, colour=next(c for c in COLOURS if not held_out([(thing.name, c)])))
-        codes = self._encode([Scene((alone,), TIDY_BACKGROUNDS[0], None)])[0].view(CELLS, CELLS).numpy()
+        codes = self._seen(alone)
         if toned:
             codes = codes // tones * tones + COLOURS.index(str(thing.colour))
         x, y, edge = block(alone, self.maker.size)
         return np.where(self._drawn(thing), codes[y : y + edge, x : x + edge], EMPTY)
+
+    def _seen_alone(self, thing: Thing) -> np.ndarray:
+        """What the encoder makes of a plain picture with this thing alone, (CELLS, CELLS)."""
+        return self._encode([Scene((thing,), TIDY_BACKGROUNDS[0], None)])[0].view(CELLS, CELLS).numpy()
 
     def _in_the_middle(self, thing: Thing) -> Thing:
         edge = block(thing, self.maker.size)[2]

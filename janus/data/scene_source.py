@@ -104,7 +104,7 @@ class SceneSource:
         self.maker = SceneMaker(load_sprites(work), tokenizer.config.image_size)
         self._blocks: Blocks | None = None
         if recipe.blocks or recipe.redrawn or recipe.repainted:
-            self._blocks = Blocks(self.maker, copy.deepcopy(tokenizer).float().eval())
+            self._blocks = Blocks(self.maker, copy.deepcopy(tokenizer).cpu().float().eval())
         self._redrawn = self._draw_again(recipe.redrawn)
 
     @property

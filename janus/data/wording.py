@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -89,9 +90,18 @@ def mentions(text: str, scene: Scene) -> list[tuple[int, Thing]]:
         forms[thing.name if colour is None else f"{thing.name} that is {colour}"] = thing
         shade = "" if colour is None else f"{wording_zh.colour_of(colour)}的"
         forms[shade + wording_zh.name_of(thing.name)] = thing
-    longest_first = sorted(forms, key=len, reverse=True)  # a teddy bear is no bear
-    pattern = "|".join(rf"\b{re.escape(f)}\b" if f.isascii() else re.escape(f) for f in longest_first)
-    return [(match.end(), forms[match[0].lower()]) for match in re.finditer(pattern, text, re.IGNORECASE)]
+    matches = [match for form in forms for match in _pattern(form).finditer(text)]
+    matches.sort(key=lambda match: (match.start(), -match.end()))  # a teddy bear is no bear
+    found: list[tuple[int, Thing]] = []
+    for match in matches:
+        if not found or match.start() >= found[-1][0]:
+            found.append((match.end(), forms[match[0].lower()]))
+    return found
+
+
+@cache
+def _pattern(form: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(form)}\b" if form.isascii() else re.escape(form), re.IGNORECASE)
 
 
 def questions(scene: Scene, rng: np.random.Generator, n: int) -> list[Answer]:

@@ -155,7 +155,7 @@ class TextTokenizer:
                 continue
             if part.text not in self._control:
                 raise ValueError(f"{part.text!r} is not a special token of this tokenizer")
-            ids += self.encode(run)
+            ids += self.encode(run) if run else []
             ids.append(self._control[part.text])
             run = ""
         return ids + self.encode(run)

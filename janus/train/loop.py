@@ -82,11 +82,10 @@ class _ModelRun(Run[Packed]):
         self.average = None if recipe.average is None else Average(self.trained, recipe.average)
         self.state = State(self.folder, self.trained, self.optimizer, self.average, parallel)
         write = Writer(self.model.config, self.tokenizer, recipe.drop_captions)
-        self.stream = Stream(parts, write, recipe.row, recipe.seed)
-        self.loader = self._loader(self.stream)
+        self.loader = self._loader(Stream(parts, write, recipe.row, recipe.seed))
         self.seen = {"tokens": 0, "tokens learnt": 0}
         if (counts := self.resume()) is not None:
-            self.stream.resume(counts["stream"])
+            self.loader.resume(counts["stream"])
         core = self.model.config.core
         learnt = recipe.lora is None and "core" in recipe.train
         # The layers whose experts are kept in balance: a frozen router needs no steering.
@@ -132,8 +131,9 @@ class _ModelRun(Run[Packed]):
         return torch.optim.AdamW(found, lr=0.0, betas=(beta1, beta2), foreach=True)
 
     def _loader(self, stream: Stream) -> PackedLoader:
-        rows, micro_rows = self.recipe.rows, self.recipe.micro_rows
-        return PackedLoader(stream, self.model.config, self.tokenizer, self.parallel, rows, micro_rows)
+        recipe, config = self.recipe, self.model.config
+        sizes = (recipe.rows, recipe.micro_rows, recipe.workers)
+        return PackedLoader(stream, config, self.tokenizer, self.parallel, *sizes)
 
     def _validation(self, settings: ValidationRecipe) -> list[Packed]:
         """This process's share of the rows that are looked at, always the same ones."""
@@ -249,8 +249,8 @@ class _ModelRun(Run[Packed]):
         target = results.write(self.recipe, self.model, self.dtype, self.origin, self.parallel, card)
         if self.average is not None:
             self.average.swap(self.trained)
-        if self.stream.skipped.reasons:
-            self.tell("\n".join([str(self.stream.skipped), *self.stream.skipped.messages]))
+        if (skipped := self.loader.skipped).reasons:
+            self.tell("\n".join([str(skipped), *skipped.messages]))
         self.tell(f"written: {target}")
         return target
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from janus.data.art import load_sprites
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
 from janus.encoders.siglip import SiglipTower
 from janus.train import results
+from janus.train.canvas import NOTHING as NOTHING
+from janus.train.canvas import Canvas, restyled
 from janus.train.loader import Step
 from janus.train.parallel import Parallel
 from janus.train.perceptual import pretrained
@@ -35,7 +38,6 @@ from janus.train.state import State
 
 _PREFIX = "vision_model."
 VISION = "vision"  # the kind of recipe here, and the result's folder in that of the run
-NOTHING = -100  # the label of a patch that a loss leaves out
 _TAUGHT = (3, 4)  # depths of the teacher: a sixteenth and a 32nd of its picture's side
 _CHANNELS = 112 + 320  # of these depths
 _TAUGHT_SHARE = 4  # one picture in so many: the teacher costs more than the encoder
@@ -61,6 +63,8 @@ class VisionRecipe:
     keep_every: int = 500  # steps between states to go on from
     seed: int = 0
     workers: int = 1  # processes that compose pictures
+    on_device: bool = False  # draw the scenes where the encoder is trained, in batches
+    restyled: float = 0.0  # share of these pictures whose style is changed at random; needs on_device
     model: str | None = None  # the encoder it begins with, as an earlier run left it; none: untrained
 
     def __post_init__(self) -> None:
@@ -71,6 +75,14 @@ class VisionRecipe:
             raise ValueError(f"distil must be at least 0, not {self.distil}")
         if not self.looks:
             raise ValueError("looks is empty; name tidy, varied or both")
+        if self.on_device and (others := set(self.looks) - {"tidy", "varied"}):
+            raise ValueError(f"on_device draws tidy and varied scenes, not {', '.join(sorted(others))}")
+        if not 0 <= self.restyled <= 1:
+            raise ValueError(f"restyled must be a share from 0 to 1, not {self.restyled}")
+        if self.restyled and not self.on_device:
+            raise ValueError(
+                f"restyled is {self.restyled}, which needs on_device: true; otherwise leave it 0"
+            )
 
 
 class PatchReader(nn.Module):
@@ -96,14 +108,17 @@ class PatchReader(nn.Module):
         """Pixels (N, 3, S, S) and labels (N, P) to the loss and the share of things' patches read right."""
         features = self.vision_model(pixels)
         kind, colour = self.kind(features).transpose(1, 2), self.colour(features).transpose(1, 2)
-        loss = F.cross_entropy(kind, kinds) + F.cross_entropy(colour, colours, ignore_index=NOTHING)
+        coloured = (colours != NOTHING).sum().clamp(min=1)  # there may be none
+        missed = F.cross_entropy(colour, colours, ignore_index=NOTHING, reduction="sum")
+        loss = F.cross_entropy(kind, kinds) + missed / coloured
         if self.distil:
             few = -(-len(pixels) // _TAUGHT_SHARE)
             with torch.no_grad():
                 wanted = self.teach(pixels[:few])
             loss = loss + self.distil * (self.taught(features[:few]) - wanted).square().sum(-1).mean()
-        right = (kind.argmax(1) == kinds) & (colour.argmax(1) == colours)
-        return loss, right[kinds > 0].float().mean()
+        shown = kinds > 0
+        right = (kind.argmax(1) == kinds) & ((colour.argmax(1) == colours) | (colours == NOTHING)) & shown
+        return loss, right.sum() / shown.sum()
 
     def teach(self, pixels: Tensor) -> Tensor:
         """The teacher's features of each patch, (N, P, depths' channels), of unit length for each depth."""
@@ -143,6 +158,29 @@ def labels(maker: SceneMaker, scene: Scene, patch: int) -> tuple[Tensor, Tensor]
             kinds[place] = 1 + NAMES.index(thing.name)
             colours[place] = 0 if thing.colour is None else 1 + COLOURS.index(thing.colour)
     return kinds, colours
+
+
+def drawn(canvas: Canvas, recipe: VisionRecipe, step: int) -> list[Tensor]:
+    """A step's pictures (N, 3, S, S), from 0 to 255, with their patches' labels; the looks take turns.
+
+    They depend on the recipe and the step's number alone.  Those restyled teach nothing about colours.
+    """
+    rng = np.random.default_rng((recipe.seed, step))
+    generator = torch.Generator(canvas.device).manual_seed(int(rng.integers(2**63)))
+    numbers = step * recipe.batch + np.arange(recipe.batch)
+    looks = np.array(recipe.looks)[numbers % len(recipe.looks)]
+    places, parts = [], []
+    for look in dict.fromkeys(recipe.looks):
+        places.append(np.flatnonzero(looks == look))
+        parts.append(canvas.draw(len(places[-1]), generator, look))
+    order = torch.tensor(np.concatenate(places).argsort(), device=canvas.device)
+    pixels, kinds, colours = (torch.cat(part)[order] for part in zip(*parts, strict=True))
+    changed = np.flatnonzero(rng.random(recipe.batch) < recipe.restyled)
+    if len(changed):
+        rows = torch.tensor(changed, device=canvas.device)
+        pixels[rows] = restyled(pixels[rows], generator)
+        colours[rows] = NOTHING
+    return [pixels, kinds, colours]
 
 
 def train_vision(recipe: VisionRecipe, device: str | None = None) -> Path:
@@ -193,6 +231,13 @@ class _VisionRun(Run[list[Tensor]]):
     def _batches(self) -> Iterator[Step[list[Tensor]]]:
         """Those of the steps that are left."""
         recipe = self.recipe
+        if recipe.on_device:
+            config = recipe.config
+            maker = SceneMaker(load_sprites(), config.image_size)
+            canvas = Canvas(maker, self.parallel.device, config.patch_size)
+            for step in range(self.step, recipe.steps):
+                yield Step([drawn(canvas, recipe, step)], {})
+            return
         starts = range(self.step * recipe.batch, recipe.steps * recipe.batch, recipe.batch)
         numbers = [list(range(start, start + recipe.batch)) for start in starts]
         for batch in DataLoader(_Scenes(recipe), batch_sampler=numbers, num_workers=recipe.workers):
@@ -200,7 +245,8 @@ class _VisionRun(Run[list[Tensor]]):
 
     def _begin_window(self) -> None:
         """Begin to sum what the next row of the log tells."""
-        self._sums, self._steps, self._gradient = torch.zeros(2), 0, 0.0
+        self._sums, self._steps = torch.zeros(2, device=self.parallel.device), 0
+        self._gradient = torch.zeros(())
 
     def learn(self, step: Step[list[Tensor]]) -> None:
         for group in self.optimizer.param_groups:
@@ -211,15 +257,15 @@ class _VisionRun(Run[list[Tensor]]):
             loss, right = self.reader(pixels / 127.5 - 1, kinds, colours)
         self.optimizer.zero_grad()
         loss.backward()
-        self._gradient = float(torch.nn.utils.clip_grad_norm_(self.reader.parameters(), self.recipe.clip))
+        self._gradient = torch.nn.utils.clip_grad_norm_(self.reader.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.seen["pictures"] += len(pixels)
-        self._sums += torch.stack([loss.detach(), right]).cpu()
+        self._sums += torch.stack([loss.detach(), right])  # told by `report`: a look now would wait
         self._steps += 1
 
     def report(self, seconds: float) -> dict[str, float]:
         loss, right = (self._sums / self._steps).tolist()
-        values = {"loss": loss, "patches right": right, "gradient": self._gradient}
+        values = {"loss": loss, "patches right": right, "gradient": float(self._gradient)}
         values |= {"learning rate": self.rate, "pictures/s": self.recipe.batch / seconds}
         self._begin_window()
         return values

@@ -92,6 +92,7 @@ class TrainRecipe:
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
     average: float | None = None  # decay of a moving average of the weights, which is then what is written
     keep_every: int = 200  # steps between states to go on from
+    workers: int = 0  # further processes that make the batches; which data a step has depends on it
     validation: ValidationRecipe | None = None
     layout: Literal["official", "transformers"] = "official"
     seed: int = 0
@@ -100,6 +101,8 @@ class TrainRecipe:
         for name in ("steps", "row", "rows", "micro_rows", "keep_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, not {self.workers}")
         if (self.model is None) == (self.new is None):
             raise ValueError("a recipe has either a model to begin from or a new one")
         for name in ("look_ahead", "naming", "depicting"):

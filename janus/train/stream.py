@@ -176,6 +176,8 @@ def mix(sources: Sequence[tuple[Records, float]], mixture: Mapping[Kind, float])
 class Stream:
     """Rows of drafts, without end.  Each source is gone through in a new order every time.
 
+    Of several `lanes`, each a stream of its own, this is the one numbered `lane`: it takes every so-manieth
+    sample and record, so that together they give what one would, in another order.
     Raises ValueError when a thousand records in a row are unusable.
     """
 
@@ -183,12 +185,14 @@ class Stream:
     write: Callable[[Record, np.random.Generator], Draft]
     row: int  # tokens
     seed: int
+    lane: int = 0
+    lanes: int = 1
     skipped: Skipped = field(default_factory=Skipped)
 
     def __post_init__(self) -> None:
         self._shares = np.cumsum([part.share for part in self.parts])
-        self._next = 0  # number of the next sample
-        self._places = [0] * len(self.parts)  # how many records each part has given
+        self._next = self.lane  # number of the next sample
+        self._places = [self.lane] * len(self.parts)  # of the next record of each part, in its order
         self._waiting: list[tuple[int, int, Draft]] = []  # number and place of samples that wait for a row
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
@@ -237,8 +241,8 @@ class Stream:
             number = self._next
             part = self._part(number, np.random.default_rng((self.seed, number)))
             place = self._places[part]
-            self._next += 1
-            self._places[part] += 1
+            self._next += self.lanes
+            self._places[part] += self.lanes
             self.skipped.records += 1
             try:
                 draft = self._draft(number, place)

@@ -91,12 +91,12 @@ class _TokenizerRun(Run[Pictures]):
         self.optimizer = self._optimizer()
         self.average = None if recipe.average is None else Average(self.tokenizer, recipe.average)
         self.state = State(self.folder, self.trained, self.optimizer, self.average, parallel)
-        self.stream = picture_stream(self.sources, recipe.seed)
-        config, rows = self.tokenizer.config, recipe.pictures
-        self.loader = PictureLoader(self.stream, config, parallel, rows, recipe.micro_pictures)
+        stream, config = picture_stream(self.sources, recipe.seed), self.tokenizer.config
+        sizes = (recipe.pictures, recipe.micro_pictures, recipe.workers)
+        self.loader = PictureLoader(stream, config, parallel, *sizes)
         self.seen = {"pictures": 0}
         if (counts := self.resume()) is not None:
-            self.stream.resume(counts["stream"])
+            self.loader.resume(counts["stream"])
         self.columns = self._columns()
         self.validation = None if recipe.validation is None else self._validation(recipe.validation)
         self.look_every = None if recipe.validation is None else recipe.validation.every
@@ -280,13 +280,14 @@ class _TokenizerRun(Run[Pictures]):
             card = results.model_card(self.recipe, records, self.seen, scores)
             write_result(self.recipe, self.tokenizer, card)
         self.parallel.wait()
-        if self.stream.skipped.reasons:
+        if self.loader.skipped.reasons:
             self.tell(self._skipped())
         self.tell(f"written: {self.target}")
         return self.target
 
     def _skipped(self) -> str:
-        return "\n".join([str(self.stream.skipped), *self.stream.skipped.messages])
+        skipped = self.loader.skipped
+        return "\n".join([str(skipped), *skipped.messages])
 
 
 def _picture(pixels: Tensor) -> Image.Image:

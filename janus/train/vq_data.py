@@ -121,9 +121,15 @@ class PictureLoader(Loader[Pictures]):
     """Batches of pictures, prepared as those to draw are."""
 
     def __init__(
-        self, stream: Stream, config: VqConfig, parallel: Parallel, pictures: int, micro_pictures: int
+        self,
+        stream: Stream,
+        config: VqConfig,
+        parallel: Parallel,
+        pictures: int,
+        micro_pictures: int,
+        workers: int = 0,
     ) -> None:
-        super().__init__(stream, parallel, pictures, micro_pictures, unit="pictures")
+        super().__init__(stream, parallel, pictures, micro_pictures, workers, unit="pictures")
         self.config = config
 
     def collate(self, rows: Sequence[Sequence[Draft]]) -> Pictures:

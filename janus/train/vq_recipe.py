@@ -77,6 +77,7 @@ class TokenizerRecipe:
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation; weights are float32
     average: float | None = None  # decay of a moving average of the weights, which is then what is written
     keep_every: int = 200  # steps between states to go on from
+    workers: int = 0  # further processes that make the batches; which data a step has depends on it
     validation: VqValidation | None = None
     layout: Literal["official", "transformers"] = "official"  # of the model, where it began as one
     seed: int = 0
@@ -85,6 +86,8 @@ class TokenizerRecipe:
         for name in ("steps", "pictures", "micro_pictures", "codes_every", "keep_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, not {self.workers}")
         if (self.model is None) == (self.new is None):
             raise ValueError("a recipe has either a model whose tokenizer it trains or a new one")
         if not self.data:
