@@ -12,16 +12,20 @@ from torch import Tensor
 
 from janus.config import PRESETS
 from janus.data.art import Sprite
-from janus.data.backgrounds import _SHARES, Background, Pattern, paint_background
+from janus.data.backgrounds import SHARES as PATTERN_SHARES
+from janus.data.backgrounds import Background, Pattern, paint_background
 from janus.data.layouts import COVERED
 from janus.data.paint import things_table
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker, Thing, block
 from janus.data.shipped import shipped_sprites
 from janus.data.subjects import SHARES, held_out
 from janus.train import patches
-from janus.train.canvas import MOST, NOTHING, PATTERNS, TURN, Canvas, Lots, Plan, restyled
+from janus.train.backdrops import PATTERNS
+from janus.train.canvas import MOST, NOTHING, TURN, Canvas, Plan
 from janus.train.kinds import train
+from janus.train.lots import Lots
 from janus.train.patches import VisionRecipe, drawn, labels
+from janus.train.restyle import restyled
 from tests.test_scenes import stand_ins
 from tests.test_vision_training import recipe
 
@@ -258,7 +262,7 @@ def test_backgrounds_are_the_makers(canvas: Canvas, pattern: Pattern) -> None:
 def test_the_backgrounds_of_varied_scenes_take_their_shares(canvas: Canvas) -> None:
     plan = canvas.plan(4000, seeded(0), "varied")
     shares = torch.bincount(plan.patterns, minlength=len(PATTERNS)) / len(plan)
-    torch.testing.assert_close(shares, torch.tensor(list(_SHARES.values())), atol=0.03, rtol=0)
+    torch.testing.assert_close(shares, torch.tensor(list(PATTERN_SHARES.values())), atol=0.03, rtol=0)
 
 
 def test_tasks_take_their_shares(canvas: Canvas) -> None:

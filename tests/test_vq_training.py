@@ -29,9 +29,9 @@ from janus.train.fresh import NewModel, new_model
 from janus.train.parallel import Parallel
 from janus.train.plan import DataRecipe, load_plan, read_recipe
 from janus.train.state import State
-from janus.train.vq import PARTS, train_tokenizer
+from janus.train.vq import CODEBOOK, PARTS, train_tokenizer
 from janus.train.vq_data import PictureLoader, Pictures, open_pictures, picture_stream
-from janus.train.vq_files import load_tokenizer, new_tokenizer
+from janus.train.vq_files import begin, load_tokenizer, new_tokenizer
 from janus.train.vq_losses import Objective, decibels, pixel_losses, use
 from janus.train.vq_recipe import TokenizerRecipe, VqWeights
 
@@ -482,6 +482,17 @@ def test_sources_without_pictures_are_refused(
         loader(tmp_path)
 
 
+def test_a_new_codebook_around_what_was_trained(data: Path, tmp_path: Path) -> None:
+    """A recipe with a model and new sizes keeps the encoder and the decoder."""
+    before = train_tokenizer(recipe(data, tmp_path / "plain", steps=2))
+    sizes = dataclasses.asdict(SIZES) | {"codes": 2 * SIZES.codes}
+    plan = recipe(data, tmp_path / "more", steps=1, model=str(before), new=sizes)
+    old, new = load_tokenizer(str(before)).state_dict(), begin(plan).state_dict()
+    assert {name for name in new if not torch.equal(new[name], old[name])} == {CODEBOOK}
+    assert new[CODEBOOK].shape == (2 * SIZES.codes, SIZES.code_dim)
+    assert load_tokenizer(str(train_tokenizer(plan))).config.codes == 2 * SIZES.codes
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -493,7 +504,8 @@ def test_sources_without_pictures_are_refused(
         ({"train": ["encoder"], "losses": {"adversarial": 1}}, "train that too"),
         ({"train": []}, "train is empty"),
         ({"train": ["everything"]}, "must be one of"),
-        ({"model": "embedded"}, "either a model whose tokenizer"),
+        ({"new": None}, "a model whose tokenizer it trains, a new one, or both"),
+        ({"model": "embedded"}, "the layers of embedded are not those"),
         ({"pictures": 0}, "pictures must be at least 1"),
         (
             {"pictures": 12},

@@ -25,7 +25,7 @@ class Background:
 TIDY_BACKGROUNDS = tuple(
     Background((colour,)) for colour in ((176, 202, 228), (226, 206, 168), (178, 210, 180), (202, 190, 222))
 )
-_SHARES: dict[Pattern, float] = {
+SHARES: dict[Pattern, float] = {
     "plain": 0.4,
     "gradient": 0.15,
     "stripes": 0.12,
@@ -37,7 +37,7 @@ _SHARES: dict[Pattern, float] = {
 
 def some_background(rng: np.random.Generator) -> Background:
     """A background for a varied scene; a pattern's two colours are not far apart."""
-    pattern = list(_SHARES)[rng.choice(len(_SHARES), p=list(_SHARES.values()))]
+    pattern = list(SHARES)[rng.choice(len(SHARES), p=list(SHARES.values()))]
     kind = rng.random()
     if pattern == "plain" and kind < 0.3:
         tidy = TIDY_BACKGROUNDS[int(rng.integers(len(TIDY_BACKGROUNDS)))]
@@ -87,7 +87,7 @@ def _pattern(pattern: Pattern, size: int, rng: np.random.Generator) -> np.ndarra
         coarse = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
         mixed = np.asarray(coarse.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
     else:
-        raise ValueError(f"no pattern {pattern!r}, there are {', '.join(_SHARES)}")
+        raise ValueError(f"no pattern {pattern!r}, there are {', '.join(SHARES)}")
     return mixed
 
 

@@ -16,11 +16,11 @@ Place = tuple[int, int, int]  # column, row, and cells along a side, of a block 
 RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
 CELLS = 8  # along a side: things to draw stand on this grid, that of the image tokenizer's codes
 BORDER = 2  # pixels that a thing to draw keeps from the edges of its block
-_QUADRANTS = ((0, 0), (4, 0), (0, 4), (4, 4))
+QUADRANTS = ((0, 0), (4, 0), (0, 4), (4, 4))
 # The longer side of each thing, as shares of the picture's, where one thing is shown, two, ... six.
-_SIZES = ((0.45, 0.95), (0.34, 0.62), (0.30, 0.52), (0.28, 0.45), (0.26, 0.40), (0.24, 0.36))
+SIZES = ((0.45, 0.95), (0.34, 0.62), (0.30, 0.52), (0.28, 0.45), (0.26, 0.40), (0.24, 0.36))
 COVERED = 0.15  # of a thing may be hidden behind others
-_TRIES = 24  # places for each thing
+TRIES = 24  # places for each thing
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def tidy_places(count: int, rng: np.random.Generator, between: Relation | None =
             places.reverse()
         return [(y, x, 4) if between in ("above", "below") else (x, y, 4) for x, y in places]
     chosen = sorted(rng.choice(4, count, replace=False))
-    return [(*_QUADRANTS[i], 4) for i in chosen]
+    return [(*QUADRANTS[i], 4) for i in chosen]
 
 
 def in_place(shape: Shape, place: Place, size: int) -> Box:
@@ -103,14 +103,14 @@ def scatter(shapes: Sequence[Shape], size: int, rng: np.random.Generator) -> lis
     At most `COVERED` of what is drawn of each thing lies in the boxes of those painted after it, so
     less than that is hidden.
     """
-    low, high = _SIZES[len(shapes) - 1]
+    low, high = SIZES[len(shapes) - 1]
     boxes = np.zeros((len(shapes), 4), np.int64)
     spare = np.zeros(len(shapes))  # of each thing's area, how much may still be covered
     for i, shape in enumerate(shapes):
         edge = 2 * round(size * rng.uniform(low, high) / 2)
         scale = edge / max(shape.width, shape.height)
         width, height = max(1, round(shape.width * scale)), max(1, round(shape.height * scale))
-        corners = rng.integers(0, (size - width + 1, size - height + 1), (_TRIES, 2))
+        corners = rng.integers(0, (size - width + 1, size - height + 1), (TRIES, 2))
         tried = np.concatenate([corners, corners + np.array([width, height])], axis=1)
         inner = np.minimum(tried[:, None, 2:], boxes[:i, 2:]) - np.maximum(tried[:, None, :2], boxes[:i, :2])
         covered = inner.clip(0).prod(axis=-1)  # (tries, things so far)

@@ -81,9 +81,9 @@ FACTS: dict[Kind, tuple[Fact, ...]] = {
     "position": ("thing", "place"),
     "color_attr": ("thing", "colour"),
 }
-_WRITTEN_ON = frozenset({"stop sign", "clock"})  # never mirrored
-_APART = 48  # of 255, in one channel at least: a pixel that stands out
-_STANDS_OUT = 0.5  # of a thing's pixels must
+WRITTEN_ON = frozenset({"stop sign", "clock"})  # never mirrored
+APART = 48  # of 255, in one channel at least: a pixel that stands out
+STANDS_OUT = 0.5  # of a thing's pixels must
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class SceneMaker:
             poses = []
             for name, _ in subjects:
                 sprite = drawings[name] if rng.random() < 0.5 else _one_of(table[name], rng)
-                poses.append((sprite, _angle(rng), bool(name not in _WRITTEN_ON and rng.random() < 0.5)))
+                poses.append((sprite, _angle(rng), bool(name not in WRITTEN_ON and rng.random() < 0.5)))
             boxes = scatter([self.drawings.shape(*pose) for pose in poses], self.size, rng)
             if boxes is None:
                 continue
@@ -201,8 +201,8 @@ class SceneMaker:
     def _stands_out(self, thing: Thing, background: Background) -> bool:
         colours = self.drawings.colours(thing.sprite, thing.colour)
         behind = np.array(background.colours, np.int16)[:, None]
-        apart = np.abs(colours - behind).max(-1).min(0) >= _APART  # from the nearest colour behind it
-        return bool(apart.mean() >= _STANDS_OUT)
+        apart = np.abs(colours - behind).max(-1).min(0) >= APART  # from the nearest colour behind it
+        return bool(apart.mean() >= STANDS_OUT)
 
     def repainted(self, scene: Scene, rng: np.random.Generator) -> Scene:
         """The scene with all that is painted in other colours, none of them held out."""

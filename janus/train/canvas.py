@@ -16,9 +16,7 @@ Shapes: N pictures, T the most things of one, P patches of one, S its side, D dr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,23 +26,23 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from janus.data.backgrounds import _SHARES, TIDY_BACKGROUNDS
+from janus.data.backgrounds import TIDY_BACKGROUNDS
 from janus.data.fitting import SEEN
-from janus.data.layouts import _QUADRANTS, _SIZES, _TRIES, BORDER, CELLS, COVERED
-from janus.data.scenes import _APART, _STANDS_OUT, _WRITTEN_ON, COLOURS, NAMES, Look, SceneMaker
+from janus.data.layouts import BORDER, CELLS, COVERED, QUADRANTS, SIZES, TRIES
+from janus.data.scenes import APART, COLOURS, NAMES, STANDS_OUT, WRITTEN_ON, Look, SceneMaker
 from janus.data.subjects import COUNTED, HOW_MANY, SHARES, UNPAINTED, held_out
+from janus.train.backdrops import PATTERNS, backgrounds, mixed
+from janus.train.lots import Lots, constant
 
 SIDE = 64  # pixels of a drawing in the atlas, along its longer side
 MOST = len(HOW_MANY)  # things in a picture
 FINER = 2  # times the pictures' resolution, at which things are sampled
-PATTERNS = tuple(_SHARES)  # of backgrounds
 TURN = 5  # degrees: all angles are multiples
 NOTHING = -100  # the label of a patch that a loss leaves out
 _SAMPLE = 24  # pixels that say whether a drawing stands out
 _BACKGROUNDS = 8  # tried for each scene
 _ROUNDS = 6  # of drawing a tidy scene's things anew where they are held out
 _SPREAD = 0.1  # pixels by which turning a drawing widens it on each side
-_KERNELS = (1, 3, 5)  # pixels, of the convolutions that change a picture's style
 
 
 @dataclass(frozen=True)
@@ -66,43 +64,6 @@ class Plan:
     def at(self, rows: Tensor | slice) -> Plan:
         """These of the pictures."""
         return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-class Lots:
-    """Random numbers from one generator, on its device."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def unit(self, *shape: int) -> Tensor:
-        """From 0 to 1."""
-        return torch.rand(shape, generator=self.generator, device=self.generator.device)
-
-    def between(self, low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * self.unit(*shape)
-
-    def below(self, end: Tensor | int, *shape: int) -> Tensor:
-        """Whole numbers from 0 to `end`, exclusive, long; `end` broadcasts to the shape."""
-        return (self.unit(*shape) * end).long()  # never `end` itself: that is no nearer than the number below
-
-    def weighted(self, weights: Sequence[float], *shape: int) -> Tensor:
-        """Numbers of the weights, as often as they say."""
-        ends = tuple((np.cumsum(weights)[:-1] / np.sum(weights)).tolist())
-        return torch.bucketize(self.unit(*shape), constant(ends, self.device), right=True)
-
-    def different(self, allowed: Tensor, most: int) -> Tensor:
-        """(C, n) bool to (C, most) different numbers below n; where fewer are allowed, others follow."""
-        return (self.unit(*allowed.shape) + allowed).topk(most, dim=1).indices
-
-    @property
-    def device(self) -> torch.device:
-        return self.generator.device
-
-
-@lru_cache(64)
-def constant(values: tuple[object, ...], device: torch.device) -> Tensor:
-    """Kept on the device: each copy there would wait for what the device has to do."""
-    return torch.tensor(values, device=device)
 
 
 class Canvas:
@@ -131,7 +92,7 @@ class Canvas:
         self._classes = len(maker._to_see)
         self._bake(maker)
         self._paintable = self._tensor([name not in UNPAINTED for name in NAMES])
-        self._may_mirror = self._tensor([name not in _WRITTEN_ON for name in NAMES])
+        self._may_mirror = self._tensor([name not in WRITTEN_ON for name in NAMES])
         pairs = [[a != b and held_out([(a, None), (b, None)]) for b in NAMES] for a in NAMES]
         numbers = [[held_out([(name, None)] * n) for n in range(MOST + 1)] for name in NAMES]
         paints = [[held_out([(name, colour)]) for colour in (None, *COLOURS)] for name in NAMES]
@@ -238,10 +199,10 @@ class Canvas:
         shown = slot < number[:, None]
         kinds, colours = torch.where(shown, kinds, -1), torch.where(shown, colours, 0)
         boxes, placed = self._scattered(sprites, turns, mirrored, number, lots)
-        patterns, behind = _backgrounds(lots, self._tidy_behind, count, _BACKGROUNDS)
+        patterns, behind = backgrounds(lots, self._tidy_behind, count, _BACKGROUNDS)
         sample = self._sample[sprites, colours][:, None, :, :, None]  # (C, 1, T, _SAMPLE, 1, 3)
         apart = (sample - behind[:, :, None, None]).abs().amax(-1)
-        clear = (apart.amin(-1) >= _APART).float().mean(-1) >= _STANDS_OUT  # (C, tries, T)
+        clear = (apart.amin(-1) >= APART).float().mean(-1) >= STANDS_OUT  # (C, tries, T)
         clear = (clear | (kinds < 0)[:, None]).all(2)
         row, chosen = torch.arange(count, device=self.device), clear.int().argmax(1)
         plan = Plan(
@@ -309,7 +270,7 @@ class Canvas:
         """Boxes (C, T, 4) by the rules of `scatter`, and whether all things of a scene have found places."""
         bounds = self.bounds(sprites, turns, mirrored)
         exact = bounds[..., 2:] - bounds[..., :2]
-        low, high = constant(_SIZES, self.device)[number - 1, None].unbind(-1)
+        low, high = constant(SIZES, self.device)[number - 1, None].unbind(-1)
         edge = 2 * (self.size * (low + (high - low) * lots.unit(*sprites.shape)) / 2).round()
         sides = (exact * (edge[..., None] / exact.amax(-1, keepdim=True))).round().clamp(min=1)
         solid = self._solid[sprites] / exact.prod(-1)
@@ -320,7 +281,7 @@ class Canvas:
         row = torch.arange(len(number), device=self.device)
         for i in range(MOST):
             free = (self.size - sides[:, i] + 1).long()[:, None]
-            corners = lots.below(free, len(number), _TRIES, 2).float()
+            corners = lots.below(free, len(number), TRIES, 2).float()
             tried = torch.cat([corners, corners + sides[:, i, None]], -1)
             if i:
                 before = boxes[:, None, :i]
@@ -384,33 +345,9 @@ class Canvas:
 
     def _behind(self, plan: Plan, lots: Lots) -> Tensor:
         """The backgrounds, (N, 3, S, S), as `paint_background` makes them."""
-        mixed = _mixed(plan.patterns, self.size, lots)
+        share = mixed(plan.patterns, self.size, lots)
         first, second = plan.behind[..., None, None].unbind(1)
-        return (first + (second - first) * ((255 * mixed).floor() / 255)[:, None]).floor()
-
-
-def restyled(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (N, 3, S, S), from 0 to 255, in styles of their own: shapes stay, colours and textures don't.
-
-    Each goes through a random convolution, gets its mean and contrast back, and is mixed with itself as it
-    was (RandConv, Xu et al., 2021, https://arxiv.org/abs/2007.13003).
-    """
-    lots, count, widest = Lots(generator), len(pixels), max(_KERNELS)
-    sides = constant(_KERNELS, lots.device)[lots.below(len(_KERNELS), count)]
-    weights = (
-        torch.randn(count, 3, 3, widest, widest, generator=generator, device=lots.device)
-        / (3 * sides.float()[:, None, None, None, None] ** 2).sqrt()
-    )
-    away = (torch.arange(widest, device=lots.device) - widest // 2).abs()
-    inside = torch.maximum(away[:, None], away) <= sides[:, None, None] // 2
-    weights = (weights * inside[:, None, None]).flatten(0, 1)
-    padded = F.pad(pixels, (widest // 2,) * 4, "reflect").flatten(0, 1)[None]
-    other = F.conv2d(padded, weights, groups=count).view_as(pixels)
-    whole = (1, 2, 3)
-    other = (other - other.mean(whole, keepdim=True)) / other.std(whole, keepdim=True).clamp(min=1e-3)
-    other = other * pixels.std(whole, keepdim=True) + pixels.mean(whole, keepdim=True)
-    share = lots.unit(count, 1, 1, 1)
-    return (share * pixels + (1 - share) * other).clamp(0, 255)
+        return (first + (second - first) * ((255 * share).floor() / 255)[:, None]).floor()
 
 
 def _fitted(pixels: np.ndarray) -> np.ndarray:
@@ -456,57 +393,9 @@ def _tidy_corners(number: Tensor, lots: Lots) -> Tensor:
     slot = torch.arange(MOST, device=device).expand(count, -1)
     missing = lots.below(4, count)[:, None]
     quarter = torch.where((number == 3)[:, None] & (slot >= missing), slot + 1, slot).clamp(max=3)
-    corners = constant(_QUADRANTS, device)[quarter]
+    corners = constant(QUADRANTS, device)[quarter]
     along = 4 * ((slot + lots.below(2, count)[:, None]) % 2)
     beside = torch.stack([along, torch.full_like(along, 2)], -1)
     beside = torch.where((lots.unit(count) < 0.5)[:, None, None], beside, beside.flip(-1))
     few = number[:, None, None]
     return torch.where(few == 1, 2, torch.where(few == 2, beside, corners))
-
-
-def _backgrounds(lots: Lots, tidy: Tensor, *shape: int) -> tuple[Tensor, Tensor]:
-    """Patterns (...) and both colours (..., 2, 3) of new backgrounds, as `some_background` draws them."""
-    patterns = lots.weighted(tuple(_SHARES.values()), *shape)
-    plain = patterns == PATTERNS.index("plain")
-    way = lots.unit(*shape)
-    light = torch.where(way < 0.6, 190 + lots.below(66, *shape), 20 + lots.below(236, *shape))
-    first = light[..., None] + lots.below(61, *shape, 3) - 30
-    away = (2 * lots.below(2, *shape) - 1) * lots.below(25, *shape)
-    second = first + lots.below(51, *shape, 3) - 25 + away[..., None]
-    second = torch.where(plain[..., None], first, second)
-    colours = torch.stack([first, second], -2).clamp(0, 255).float()
-    white = torch.full_like(tidy[0], 255)
-    one = torch.where((way < 0.2)[..., None], tidy[lots.below(len(tidy), *shape)], white)
-    return patterns, torch.where((plain & (way < 0.3))[..., None, None], one[..., None, :], colours)
-
-
-def _mixed(patterns: Tensor, size: int, lots: Lots) -> Tensor:
-    """How much of the second colour is where, (N, S, S), from 0 to 1, as `paint_background` has it."""
-    count, device = len(patterns), patterns.device
-    middles = torch.arange(size, device=device) + 0.5
-    x, y = middles[None, None], middles[None, :, None]
-    width = size * lots.between(0.06, 0.2, count, 1, 1)
-    share = lots.unit(count, 1, 1)
-    angle = lots.between(0, 2 * math.pi, count, 1, 1)
-    straight = math.pi / 2 * lots.below(4, count, 1, 1)
-    angle = torch.where(lots.unit(count, 1, 1) < 0.6, angle, straight)
-    along = angle.cos() * x + angle.sin() * y
-    low, high = along.amin((1, 2), keepdim=True), along.amax((1, 2), keepdim=True)
-    radius = width * (0.2 + 0.2 * share)
-    cells = 4 + lots.below(size // 2 - 4, count, 1, 1)
-    coarse = (256 * lots.unit(count, 1, size // 2, size // 2)).floor() / 255
-    place = ((middles / size * cells - 0.5).clamp(min=0).minimum(cells - 1.0) + 0.5) / (size // 2) * 2 - 1
-    grid = torch.stack(torch.broadcast_tensors(place, place.transpose(1, 2)), -1)
-    kinds = {
-        "plain": torch.zeros_like(along),
-        "gradient": (along - low) / (high - low),
-        "stripes": (along / width) % 1 < 0.3 + 0.4 * share,
-        "checks": (x // width + y // width) % 2 == 0,
-        "dots": torch.hypot(x % width - width / 2, y % width - width / 2) < radius,
-        "noise": F.grid_sample(coarse, grid, align_corners=False)[:, 0],
-    }
-    assert tuple(kinds) == PATTERNS
-    mixed = kinds["plain"]
-    for number, made in enumerate(kinds.values()):
-        mixed = torch.where((patterns == number)[:, None, None], made.float(), mixed)
-    return mixed

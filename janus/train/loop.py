@@ -70,13 +70,13 @@ class _ModelRun(Run[Packed]):
         learning = choose(self.model, recipe, kinds)
         self.tell(f"{sum(p.numel() for p in learning):,} of {_size(self.model):,} parameters learn")
         self.trained = Trained(
-            self.model.to(parallel.device),
+            self.model,
             parallel,
             recipe.look_ahead,
             recipe.naming,
             recipe.depicting,
             recipe.smoothing,
-        )
+        ).to(parallel.device)
         parallel.shard(self.trained, recipe.precision == "bfloat16")
         self.optimizer = self._optimizer()
         self.average = None if recipe.average is None else Average(self.trained, recipe.average)

@@ -29,10 +29,11 @@ from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
 from janus.encoders.siglip import SiglipTower
 from janus.train import results
 from janus.train.canvas import NOTHING as NOTHING
-from janus.train.canvas import Canvas, restyled
+from janus.train.canvas import Canvas
 from janus.train.loader import Step
 from janus.train.parallel import Parallel
 from janus.train.perceptual import pretrained
+from janus.train.restyle import restyled
 from janus.train.run import Run
 from janus.train.state import State
 

@@ -30,7 +30,7 @@ from janus.train.run import PICTURES, Run
 from janus.train.state import Average, State
 from janus.train.tones import even, tie, unused
 from janus.train.vq_data import PictureLoader, Pictures, open_pictures, picture_stream
-from janus.train.vq_files import load_tokenizer, new_tokenizer, target, write_result
+from janus.train.vq_files import begin, target, write_result
 from janus.train.vq_losses import PLAYED, SQUARED, Objective, decibels, new_places, use
 from janus.train.vq_recipe import TokenizerRecipe, VqPart, VqValidation
 
@@ -87,7 +87,7 @@ class _TokenizerRun(Run[Pictures]):
             if source.unusable.reasons:
                 self.tell("\n".join([str(source.unusable), *source.unusable.messages]))
         self.objective = Objective(recipe, self.tokenizer, parallel.device)
-        self.trained = _Trained(self.tokenizer, self.objective.adversary)
+        self.trained = _Trained(self.tokenizer, self.objective.adversary).to(parallel.device)
         self.optimizer = self._optimizer()
         self.average = None if recipe.average is None else Average(self.tokenizer, recipe.average)
         self.state = State(self.folder, self.trained, self.optimizer, self.average, parallel)
@@ -105,11 +105,7 @@ class _TokenizerRun(Run[Pictures]):
     def _begin(self) -> VqTokenizer:
         """The tokenizer before the first step; only the parts that the recipe trains will learn."""
         recipe = self.recipe
-        if recipe.new is not None:
-            tokenizer = new_tokenizer(recipe.new, recipe.seed)
-        else:
-            assert recipe.model is not None
-            tokenizer = load_tokenizer(recipe.model)
+        tokenizer = begin(recipe)
         learning = tuple(prefix for part in recipe.train for prefix in PARTS[part])
         for name, parameter in tokenizer.named_parameters():
             parameter.requires_grad_(name.startswith(learning))

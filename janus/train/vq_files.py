@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from janus import checkpoints
-from janus.checkpoints.files import InMemory, load_part, read_json
+from janus.checkpoints.files import InMemory, load_part, read_json, some
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VqConfig, dataclass_from_dict
 from janus.tokenizers.image import VqTokenizer
@@ -49,6 +49,29 @@ def load_tokenizer(where: str) -> VqTokenizer:
     return model
 
 
+def begin(recipe: TokenizerRecipe) -> VqTokenizer:
+    """The tokenizer before the first step, in float32: the recipe's model's, or a new one.
+
+    Where the recipe has both, the new one begins with the other's encoder and decoder, and its codebook is
+    untrained.  Raises ValueError as `load_tokenizer` does, and where the two have other layers.
+    """
+    if recipe.new is None:
+        assert recipe.model is not None
+        return load_tokenizer(recipe.model)
+    tokenizer = new_tokenizer(recipe.new, recipe.seed)
+    if recipe.model is not None:
+        given, own = load_tokenizer(recipe.model).state_dict(), tokenizer.state_dict()
+        given |= {name: value for name, value in own.items() if name.startswith("quantize.")}
+        wrong = sorted(given.keys() ^ own.keys())
+        wrong += [name for name, value in own.items() if name in given and given[name].shape != value.shape]
+        if wrong:
+            raise ValueError(
+                f"the layers of {recipe.model} are not those that the recipe's `new` describes: {some(wrong)}"
+            )
+        tokenizer.load_state_dict(given)
+    return tokenizer
+
+
 def _sizes(where: str) -> VqConfig | None:
     """Those of a tokenizer without a model, if there is one."""
     path = Path(where) / _SIZES
@@ -61,7 +84,7 @@ def _sizes(where: str) -> VqConfig | None:
 
 def target(recipe: TokenizerRecipe) -> Path:
     """Where the run's result goes."""
-    whole = recipe.model is not None and _sizes(recipe.model) is None
+    whole = recipe.new is None and recipe.model is not None and _sizes(recipe.model) is None
     return Path(recipe.out) / (MODEL if whole else TOKENIZER)
 
 

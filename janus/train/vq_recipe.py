@@ -61,7 +61,7 @@ class TokenizerRecipe:
     data: tuple[DataRecipe, ...]
     steps: int
     model: str | None = None  # whose tokenizer it begins with: "embedded", a folder or a hub id ...
-    new: VqConfig | None = None  # ... or an untrained one
+    new: VqConfig | None = None  # ... or an untrained one; with both, only its codebook is untrained
     train: tuple[VqPart, ...] = ("encoder", "codebook", "decoder")
     pictures: int = 32
     micro_pictures: int = 8  # that one device takes at once
@@ -88,8 +88,8 @@ class TokenizerRecipe:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, not {self.workers}")
-        if (self.model is None) == (self.new is None):
-            raise ValueError("a recipe has either a model whose tokenizer it trains or a new one")
+        if self.model is None and self.new is None:
+            raise ValueError("a recipe has a model whose tokenizer it trains, a new one, or both")
         if not self.data:
             raise ValueError("data is empty; name at least one folder, JSON lines file or set of shards")
         if len(self.betas) != 2:
