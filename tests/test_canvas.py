@@ -161,7 +161,7 @@ def test_things_to_draw_stand_on_the_grid(canvas: Canvas, maker: SceneMaker) -> 
         places = [block(thing, 96) for thing in scene.things]
         assert len(set(places)) == len(places) <= 4
         for thing, place in zip(scene.things, places, strict=True):
-            assert thing == maker.placed(thing.name, maker._to_draw[thing.name][0], thing.colour, *place)
+            assert thing == maker.placed(thing.name, maker.to_draw[thing.name][0], thing.colour, *place)
         if len(places) != 2:
             assert places == sorted(places, key=lambda place: (place[1], place[0]))
 

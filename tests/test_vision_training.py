@@ -16,9 +16,10 @@ from janus.data.scenes import COLOURS, NAMES, SceneMaker
 from janus.encoders.siglip import SiglipTower
 from janus.model import JanusModel
 from janus.train import patches
+from janus.train.canvas import NOTHING
 from janus.train.fresh import NewModel, new_model
 from janus.train.kinds import train
-from janus.train.patches import NOTHING, PatchReader, labels
+from janus.train.patches import PatchReader, labels
 from janus.train.perceptual import NAME, Perceptual
 from tests.test_scene_source import SIZE, stand_ins
 

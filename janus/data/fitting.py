@@ -50,7 +50,7 @@ class Drawings:
         `fit` does the same and keeps the picture for the next time.
         """
         half = max(size) <= max(self.sprites[sprite].pixels.shape) // 2
-        picture = Image.fromarray(self._paint(sprite, colour, half))
+        picture = Image.fromarray(self.painted(sprite, colour, half))
         if mirrored:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if angle:
@@ -70,13 +70,13 @@ class Drawings:
 
     def _colours(self, sprite: int, colour: str | None) -> np.ndarray:
         """A sample of a drawing's pixels, (n, 3) int16, n at most 100."""
-        pixels = self._paint(sprite, colour, half=True)
+        pixels = self.painted(sprite, colour, half=True)
         step = max(1, max(pixels.shape) // 10)
         sample = pixels[step // 2 :: step, step // 2 :: step].reshape(-1, 4)
         solid = sample[sample[:, 3] > 127, :3].astype(np.int16)
         return solid if len(solid) else pixels[pixels[..., 3] > 127][:100, :3].astype(np.int16)
 
-    def _paint(self, sprite: int, colour: str | None, half: bool) -> np.ndarray:
+    def painted(self, sprite: int, colour: str | None, half: bool) -> np.ndarray:
         """`janus.data.paint.recolour`, but for rounding: (h, w, 4) uint8."""
         pixels = self._pixels(sprite, half)
         if colour is None:

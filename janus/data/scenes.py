@@ -128,14 +128,14 @@ class SceneMaker:
         self.size = size
         self.drawings = Drawings(sprites)
         classes, style = things_table()["classes"], things_table()["held_out_style"]
-        self._to_draw: dict[str, list[int]] = {}  # sprites by class
-        self._to_see: dict[str, list[int]] = {}
+        self.to_draw: dict[str, list[int]] = {}  # sprites by class
+        self.to_see: dict[str, list[int]] = {}
         self._held_out_style: dict[str, list[int]] = {}
         for i, sprite in enumerate(sprites):
-            seen = self._held_out_style if sprite.style == style else self._to_see
+            seen = self._held_out_style if sprite.style == style else self.to_see
             seen.setdefault(sprite.name, []).append(i)
             if f"{sprite.style}:{sprite.emoji}" == classes[sprite.name]["draw"]:
-                self._to_draw[sprite.name] = [i]
+                self.to_draw[sprite.name] = [i]
 
     def at(
         self, look: Look, seed: int, index: int, kind: Kind | None = None, held_out: bool = False
@@ -154,7 +154,7 @@ class SceneMaker:
         number = _number(look)
         if look != "tidy" and (kind is not None or held_out):
             raise ValueError(f"only tidy scenes have a task and held-out combinations; the look is {look!r}")
-        table = (self._to_draw, self._to_see, self._held_out_style)[number]
+        table = (self.to_draw, self.to_see, self._held_out_style)[number]
         if len(table) < 2:
             raise ValueError(f"{look} scenes need drawings of two classes at least, not {len(table)}")
         if look != "tidy":
@@ -173,7 +173,7 @@ class SceneMaker:
     def arranged(self, subjects: Sequence[Subject], places: Sequence[Place]) -> tuple[Thing, ...]:
         """Things to draw, each in the middle of its block."""
         return tuple(
-            self.placed(name, self._to_draw[name][0], colour, *place)
+            self.placed(name, self.to_draw[name][0], colour, *place)
             for (name, colour), place in zip(subjects, places, strict=True)
         )
 
@@ -265,7 +265,7 @@ class SceneMaker:
         which = int(rng.integers(len(things)))
         if fact == "thing":
             out = {name for name, _ in subjects} | (UNPAINTED if things[which].colour else frozenset())
-            other = _one_of([name for name in self._to_draw if name not in out], rng)
+            other = _one_of([name for name in self.to_draw if name not in out], rng)
             changing = range(len(things)) if scene.kind == "counting" else [which]
             for i in changing:
                 subjects[i] = (other, subjects[i][1])

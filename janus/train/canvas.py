@@ -75,7 +75,7 @@ class Canvas:
 
     def __init__(self, maker: SceneMaker, device: torch.device, patch: int) -> None:
         self.size, self.patch, self.device = maker.size, patch, device
-        tables = {"varied": maker._to_see, "tidy": maker._to_draw}
+        tables = {"varied": maker.to_see, "tidy": maker.to_draw}
         for look, table in tables.items():
             if len(table) < 2:
                 raise ValueError(f"{look} scenes need drawings of two classes at least, not {len(table)}")
@@ -89,7 +89,7 @@ class Canvas:
             most = max(map(len, drawings))
             self._rows[look] = self._tensor([some + [0] * (most - len(some)) for some in drawings])
             self._number[look] = self._tensor([len(some) for some in drawings])
-        self._classes = len(maker._to_see)
+        self._classes = len(maker.to_see)
         self._bake(maker)
         self._paintable = self._tensor([name not in UNPAINTED for name in NAMES])
         self._may_mirror = self._tensor([name not in WRITTEN_ON for name in NAMES])
@@ -115,7 +115,7 @@ class Canvas:
             alpha = maker.sprites[sprite].pixels[..., 3]
             longer = max(alpha.shape)
             for column, colour in enumerate(paints):
-                pixels = _fitted(maker.drawings._paint(sprite, colour, half=longer >= 2 * SIDE))
+                pixels = _fitted(maker.drawings.painted(sprite, colour, half=longer >= 2 * SIDE))
                 height, width = pixels.shape[:2]
                 top, left = (SIDE - height) // 2, (SIDE - width) // 2
                 atlas[row, column, top : top + height, left : left + width] = pixels

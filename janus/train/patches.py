@@ -28,8 +28,7 @@ from janus.data.art import load_sprites
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
 from janus.encoders.siglip import SiglipTower
 from janus.train import results
-from janus.train.canvas import NOTHING as NOTHING
-from janus.train.canvas import Canvas
+from janus.train.canvas import NOTHING, Canvas
 from janus.train.loader import Step
 from janus.train.parallel import Parallel
 from janus.train.perceptual import pretrained
