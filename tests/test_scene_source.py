@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,8 @@ def test_scenes_to_see_and_to_read(open_scenes) -> None:  # type: ignore[no-unty
     assert [len(m.get("images", ())) for m in record.messages] == [1, 0, 0, 0]
     assert seeing[5].messages[1]["content"] == record.messages[1]["content"]
     assert len(seeing.of_kind("understanding")) == len(seeing) == 1_000_000
+    asked = open_scenes(teach="seeing", look="varied", questions=3, asks=("count",))[5]
+    assert all(re.search("How many|几", m["content"]) for m in asked.messages[::2])
     words = open_scenes(teach="words", look="varied", questions=2)[5]
     assert words.kind == "text"
     assert words.text is not None
@@ -193,6 +196,14 @@ def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer:
         (
             {"teach": "drawing", "look": "tidy", "tasks": ("cats",)},
             r"unknown tasks \['cats'\]; there are single_",
+        ),
+        (
+            {"teach": "seeing", "look": "tidy", "asks": ("why",)},
+            r"unknown kinds of question \['why'\]; there are",
+        ),
+        (
+            {"teach": "drawing", "look": "tidy", "asks": ("what",)},
+            "drawing asks no questions, leave out asks",
         ),
         ({"teach": "seeing", "look": "tidy", "count": 0}, "count and questions must be at least 1"),
     ],

@@ -36,6 +36,7 @@ class Facts:
     counts: dict[str, int]  # of each class, in the order of the alphabet
     shades: dict[str, Counter[str]]  # the colours of each class whose things were all painted
     groups: list[Group]  # with colours, where a class is in `shades`
+    in_order: list[Group]  # the same in the order of the scene's things
     pairs: list[Pair]  # things that are the only ones of their classes
     together: Pair | None  # the first name first, where there is nothing else
 
@@ -52,6 +53,9 @@ class Facts:
         for name, count in self.counts.items():
             shades = self.shades.get(name, {None: count})
             self.groups += [Group(name, colour, n) for colour, n in shades.items()]
+        group_of = {(group.name, group.colour): group for group in self.groups}
+        shown = dict.fromkeys((t.name, t.colour if t.name in self.shades else None) for t in things)
+        self.in_order = [group_of[one] for one in shown]
         single = [thing for thing in things if self.counts[thing.name] == 1]
         self.pairs = [
             (one.name, between, other.name)

@@ -17,7 +17,7 @@ from janus.data.records import Kind, Record, Repainted, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
 from janus.data.subjects import SHARES
 from janus.data.subjects import Kind as SceneKind
-from janus.data.wording import caption, mentions, questions
+from janus.data.wording import KINDS, caption, mentions, questions
 from janus.tokenizers.image import VqTokenizer
 
 
@@ -33,6 +33,7 @@ class ScenesRecipe:
         SceneKind, ...
     ] = ()  # of tidy scenes, GenEval's tasks that they are made for; all, if none is named
     questions: int = 3  # about each picture
+    asks: tuple[str, ...] = ()  # kinds of question (`janus.data.wording.KINDS`); all, if none is named
     apart: bool = False  # ask each of them by itself, not one after the other in a conversation
     blocks: bool = False  # codes to draw are those of each thing alone (see `janus.data.blocks`)
     name_weight: float = 1.0  # in the loss, of the codes that only a caption's words can tell; needs `blocks`
@@ -52,10 +53,14 @@ class ScenesRecipe:
             raise ValueError("name_weight tells the cells of blocks apart; set blocks: true")
         if self.apart and self.teach != "seeing":
             raise ValueError(f"only questions can be asked apart; set teach: seeing, not {self.teach}")
+        if self.asks and self.teach == "drawing":
+            raise ValueError(f"drawing asks no questions, leave out asks: {list(self.asks)}")
         if self.tasks and self.look != "tidy":
             raise ValueError(f"only tidy scenes are made for tasks; the look is {self.look!r}")
         if unknown := [task for task in self.tasks if task not in SHARES]:
             raise ValueError(f"unknown tasks {unknown}; there are {', '.join(SHARES)}")
+        if strange := [kind for kind in self.asks if kind not in KINDS]:
+            raise ValueError(f"unknown kinds of question {strange}; there are {', '.join(KINDS)}")
         if self.count < 1 or self.questions < 1:
             raise ValueError(f"count and questions must be at least 1, not {self.count} and {self.questions}")
 
@@ -132,7 +137,7 @@ class SceneSource:
         rng = np.random.default_rng((recipe.seed, index, 1))
         if recipe.teach == "drawing":
             return self._drawing(name, scene, rng)
-        asked = questions(scene, rng, recipe.questions)
+        asked = questions(scene, rng, recipe.questions, recipe.asks)
         if recipe.teach == "words":
             lines = [caption(scene, rng), *(f"{one.question} {one.answer}" for one in asked)]
             return Record(name, "text", text="\n".join(lines))

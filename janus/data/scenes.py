@@ -163,7 +163,10 @@ class SceneMaker:
         subjects = tidy_subjects(kind, list(table), rng, held_out)
         places = tidy_places(len(subjects), rng)
         background = TIDY_BACKGROUNDS[int(rng.integers(len(TIDY_BACKGROUNDS)))]
-        return Scene(self.arranged(subjects, places), background, kind)
+        shown = list(zip(subjects, places, strict=True))
+        if kind != "position":  # "a cat and a dog": what is named first comes first, row by row
+            shown.sort(key=lambda one: (one[1][1], one[1][0]))
+        return Scene(self.arranged(*zip(*shown, strict=True)), background, kind)
 
     def placed(self, name: str, sprite: int, colour: str | None, x: int, y: int, edge: int) -> Thing:
         """A thing to draw in the middle of a block of `edge` × `edge` cells at column x and row y."""

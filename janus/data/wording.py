@@ -8,6 +8,7 @@ there are several cats of different colours, the place of two things that GenEva
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,6 +20,7 @@ from janus.data.scenes import Scene, Thing, relation
 from janus.data.wording_en import NUMBERS, article, geneval_plural, plural
 
 __all__ = [
+    "KINDS",
     "Answer",
     "article",
     "caption",
@@ -32,7 +34,8 @@ __all__ = [
 
 CHINESE = 0.12  # share of captions and questions
 _GENEVAL = 0.4  # of the English captions of tidy scenes
-_KINDS = {"what": 3, "count": 3, "colour": 4, "where": 4, "yes-no": 6, "choice": 3, "caption": 3}  # weights
+# Kinds of question, and how often each is asked.
+KINDS = {"what": 3, "count": 3, "colour": 4, "where": 4, "yes-no": 6, "choice": 3, "caption": 3}
 
 
 @dataclass(frozen=True)
@@ -104,17 +107,19 @@ def _pattern(form: str) -> re.Pattern[str]:
     return re.compile(rf"\b{re.escape(form)}\b" if form.isascii() else re.escape(form), re.IGNORECASE)
 
 
-def questions(scene: Scene, rng: np.random.Generator, n: int) -> list[Answer]:
+def questions(scene: Scene, rng: np.random.Generator, n: int, kinds: Sequence[str] = ()) -> list[Answer]:
     """`n` different questions that this scene answers without doubt; fewer only where there are not so many.
 
-    What is there, how it is described, and each colour is asked for once at most.
+    What is there, how it is described, and each colour is asked for once at most.  With `kinds` only these
+    are asked, unless the scene answers none of them.
     """
     facts = Facts(scene)
-    possible = {kind: float(weight) for kind, weight in _KINDS.items()}
+    possible = {kind: float(weight) for kind, weight in KINDS.items()}
     if not facts.uniform:
         del possible["colour"]
     if not facts.pairs:
         del possible["where"]
+    possible = {kind: weight for kind, weight in possible.items() if kind in kinds} or possible
     total = sum(possible.values())
     shares = {kind: weight / total for kind, weight in possible.items()}
     found: dict[tuple[str, str], Answer] = {}

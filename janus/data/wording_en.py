@@ -117,11 +117,10 @@ def _one(facts: Facts, name: str) -> str:
 
 def caption(scene: Scene, facts: Facts, rng: np.random.Generator) -> str:
     """One of many wordings to draw the scene from."""
-    if facts.together is not None and rng.random() < (0.75 if scene.kind == "position" else 0.4):
+    if facts.together is not None and (scene.kind == "position" or rng.random() < 0.4):
         text = _related(facts, rng)
     else:
-        order = rng.permutation(len(facts.groups))
-        text = listed([_reworded(facts.groups[i], rng) for i in order])
+        text = listed([_reworded(group, rng) for group in facts.in_order])
     return weighted(_DRAW, rng).format(text)
 
 

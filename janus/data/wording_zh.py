@@ -67,12 +67,12 @@ def describe(facts: Facts) -> str:
 
 def caption(scene: Scene, facts: Facts, rng: np.random.Generator) -> str:
     """One of several wordings to draw the scene from."""
-    if facts.together is not None and rng.random() < (0.75 if scene.kind == "position" else 0.4):
+    if facts.together is not None and (scene.kind == "position" or rng.random() < 0.4):
         name, between, other = facts.together
         swapped = (other, OPPOSITE[between], name)
         text = _related(facts, swapped if rng.random() < 0.5 else facts.together)
     else:
-        text = listed([phrase(facts.groups[i]) for i in rng.permutation(len(facts.groups))])
+        text = listed([phrase(group) for group in facts.in_order])
     return weighted(_DRAW, rng).format(text)
 
 
