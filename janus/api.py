@@ -15,6 +15,7 @@ from torch import Tensor
 from janus import checkpoints
 from janus.checkpoints import adapters
 from janus.config import JanusConfig
+from janus.core.quantized import Quantization
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
 from janus.generation import Prompt, Sampling, decode, score
 from janus.model import JanusModel
@@ -77,6 +78,7 @@ class Janus:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        quantize: Quantization | None = None,
         adapter: str | Path | None = None,
         revision: str | None = None,
         offline: bool = False,
@@ -86,6 +88,7 @@ class Janus:
 
         Without `source` it is the model that ships with the package.  `device` defaults to the GPU
         if there is one; `dtype` ("float32", "bfloat16", "float16") to what the checkpoint asks for.
+        `quantize` ("int8", "int4") stores the core's matrices in a half or a quarter of bfloat16's memory.
         `revision` pins a hub id to a branch, tag or commit; `offline` takes hub files from the cache
         alone.  `on_bytes(done, total)` follows the reading of weights.  `adapter` is the folder of a
         LoRA adapter to merge into them; such a folder as `source` brings the model it was trained on.
@@ -101,7 +104,7 @@ class Janus:
             source, adapter = adapters.base_of(source), source
         model, folder = checkpoints.load(
             source,
-            device=where,
+            device=where if quantize is None else "cpu",
             dtype=kind,
             revision=revision,
             offline=offline,
@@ -109,6 +112,9 @@ class Janus:
         )
         if adapter is not None:
             adapters.merge(model, adapter)
+        if quantize is not None:
+            model.quantize(quantize)
+            model.to(where)
         return cls(model, TextTokenizer.from_folder(folder, model.config.prompt), folder)
 
     def save_pretrained(

@@ -24,6 +24,7 @@ from janus import __version__, checkpoints
 from janus.checkpoints.layouts import on_meta
 from janus.config import PRESETS
 from janus.core.cache import Cache
+from janus.core.quantized import Quantization
 from janus.generation import Kind, Prompt, Sampling, decode
 from janus.model import JanusModel
 
@@ -50,7 +51,12 @@ class Pace:
         return self.bytes / self.median
 
 
-def open_model(source: str | None, device: str | None = None, dtype: str | None = None) -> JanusModel:
+def open_model(
+    source: str | None,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantize: Quantization | None = None,
+) -> JanusModel:
     """A checkpoint (folder or hub id; None: the embedded one), or random weights for the name of a preset.
 
     Presets have bfloat16 weights unless `dtype`, a name such as "float32", says otherwise.  The device is a
@@ -59,7 +65,10 @@ def open_model(source: str | None, device: str | None = None, dtype: str | None 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: torch.dtype | None = getattr(torch, dtype) if dtype else None
     if source is None or source not in PRESETS or Path(source).exists():
-        return checkpoints.load(source or checkpoints.EMBEDDED, device=device, dtype=kind)[0]
+        model = checkpoints.load(source or checkpoints.EMBEDDED, dtype=kind)[0]
+        if quantize is not None:
+            model.quantize(quantize)
+        return model.to(device)
     model = on_meta(lambda: JanusModel(PRESETS[source])).to(kind or torch.bfloat16).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -67,6 +76,8 @@ def open_model(source: str | None, device: str | None = None, dtype: str | None 
             parameter.normal_(std=0.02, generator=generator)
         for buffer in model.buffers():
             buffer.zero_()
+    if quantize is not None:
+        model.quantize(quantize)
     return model.eval()
 
 
@@ -101,6 +112,7 @@ def bench(
         "torch": torch.__version__,
         "machine": _machine(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "quantize": model.config.core.quantization,
         "images": images,
         "steps": steps,
         "image_ms_per_token": 1e3 * image.median / images,
@@ -119,8 +131,9 @@ def bench(
 
 def table(figures: dict[str, Any]) -> str:
     """What people read."""
+    stored = f", weights {figures['quantize']}" if figures["quantize"] else ""
     rows = [
-        ("machine", f"{figures['machine']}, torch {figures['torch']}, {figures['dtype']}"),
+        ("machine", f"{figures['machine']}, torch {figures['torch']}, {figures['dtype']}{stored}"),
         (
             f"drawing {figures['images']} at once",
             f"{figures['image_ms_per_token']:.2f} ms a token, {figures['images_per_second']:.3f} images/s",
@@ -178,11 +191,11 @@ def step_bytes(model: JanusModel, kind: Kind, rows: int, length: int) -> int:
     core = model.config.core
     head = model.gen_head if kind == "image" else model.language_model.lm_head
     parts = [model.core.layers, model.core.norm, head]
-    weights = sum(p.nbytes for part in parts for p in part.parameters())
+    weights = sum(value.nbytes for part in parts for value in part.state_dict().values())
     if core.moe is not None:
-        experts = [p for name, p in model.core.layers.named_parameters() if ".experts." in name]
+        experts = sum(p.nbytes for name, p in model.core.layers.state_dict().items() if ".experts." in name)
         idle = 1 - min(core.moe.experts, rows * core.moe.active) / core.moe.experts
-        weights -= round(idle * sum(p.nbytes for p in experts))
+        weights -= round(idle * experts)
     return weights + Cache.bytes_needed(core, rows, length, model.dtype)
 
 

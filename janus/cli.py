@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from janus import __version__
@@ -62,6 +63,15 @@ def _device_options(group: Any) -> None:
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="default: what the checkpoint asks for"
     )
+    _quantize_option(group)
+
+
+def _quantize_option(group: Any) -> None:
+    group.add_argument(
+        "--quantize",
+        choices=["int8", "int4"],
+        help="keep the core's weights in 8 or 4 bits: less memory, a little less exact",
+    )
 
 
 def _model_options(verb: argparse.ArgumentParser) -> None:
@@ -85,6 +95,7 @@ def _load(options: argparse.Namespace) -> Janus:
             options.model,
             device=options.device,
             dtype=options.dtype,
+            quantize=options.quantize,
             adapter=options.adapter,
             revision=options.revision,
             offline=options.offline,
@@ -263,12 +274,14 @@ def _add_convert(verbs: Any) -> None:
         verbs,
         "convert",
         _convert,
-        "Rewrite a checkpoint in another layout, tensor by tensor, without loss.",
-        "  janus convert deepseek-ai/Janus-Pro-1B janus-pro-1b-hf --layout transformers",
+        "Rewrite a checkpoint in another layout, tensor by tensor; without loss, or in 8 or 4 bits.",
+        "  janus convert deepseek-ai/Janus-Pro-1B janus-pro-1b-hf --layout transformers\n"
+        "  janus convert deepseek-ai/Janus-Pro-7B janus-pro-7b-int4 --layout official --quantize int4",
     )
     verb.add_argument("source", metavar="SRC", help="folder or hub id")
     verb.add_argument("target", metavar="DST", help="folder to write; must not exist yet, or be empty")
     verb.add_argument("--layout", required=True, choices=["official", "transformers"])
+    _quantize_option(verb)
     verb.add_argument(
         "--strict", action="store_true", help="refuse where tensors would have to be dropped or filled in"
     )
@@ -278,7 +291,16 @@ def _add_convert(verbs: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from janus.checkpoints import convert
+    from janus.checkpoints.writing import check_free
 
+    if options.quantize:
+        if options.strict:
+            raise ValueError("--strict is about tensors that stay as they are; leave it out with --quantize")
+        check_free(Path(options.target))
+        options.model, options.device, options.dtype, options.adapter = options.source, "cpu", None, None
+        _load(options).save_pretrained(options.target, options.layout)
+        print(f"{options.target}: {options.quantize} weights in the {options.layout} layout")
+        return
     with _progress("converting", "B") as show:
         report = convert(
             options.source,
@@ -368,12 +390,10 @@ def _add_bench(verbs: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from janus import bench
     from janus.checkpoints.writing import write_json
 
-    model = bench.open_model(options.model, options.device, options.dtype)
+    model = bench.open_model(options.model, options.device, options.dtype, options.quantize)
     with _progress("measuring", "step") as show:
         figures = bench.bench(model, options.n, options.steps, show)
     print(bench.table(figures))

@@ -9,12 +9,13 @@ M drawn pictures, K codes per drawn picture, V text vocabulary, C codebook.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from janus.config import JanusConfig
+from janus.core.quantized import Quantization
 from janus.core.transformer import LanguageModel, Transformer
 from janus.encoders.adaptors import ImageHead, MlpAdaptor
 from janus.encoders.siglip import SiglipTower
@@ -98,6 +99,15 @@ class JanusModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.gen_embed.weight.dtype
+
+    def quantize(self, kind: Quantization) -> None:
+        """Turn the core's matrices into integers, in place; encoders, adaptors and heads stay as they are.
+
+        Raises ValueError for an unknown kind, a core that is quantised already, and sizes that int4 cannot
+        hold.
+        """
+        self.core.quantize(kind)
+        self.config = replace(self.config, core=self.core.config)
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """(...) token ids to (..., D)."""

@@ -43,8 +43,17 @@ def test_a_step_reads_what_it_needs() -> None:
     idle = (core.moe.experts - core.moe.active) * expert * core.feed_forward.count("moe")
     caches = [Cache.bytes_needed(core, rows, 5, torch.float32) for rows in (1, 100)]
     assert all_rows - caches[1] - (one - caches[0]) == idle
-    core_bytes = sum(p.nbytes for p in model.core.parameters()) - model.core.embed_tokens.weight.nbytes
+    stored = [*model.core.parameters(), *model.core.buffers()]
+    core_bytes = sum(value.nbytes for value in stored) - model.core.embed_tokens.weight.nbytes
     assert all_rows == core_bytes + model.language_model.lm_head.weight.nbytes + caches[1]
+
+
+def test_a_step_of_integers_reads_a_quarter_of_float32() -> None:
+    whole, eight = (open_model("tiny", "cpu", "float32", kind) for kind in (None, "int8"))
+    matrices = sum(p.nbytes for name, p in whole.core.layers.named_parameters() if "_proj" in name)
+    scales = sum(p.nbytes for name, p in eight.core.layers.named_parameters() if "scale" in name)
+    saved = step_bytes(whole, "image", 1, 5) - step_bytes(eight, "image", 1, 5)
+    assert saved == matrices * 3 // 4 - scales
 
 
 def test_random_weights_are_the_same_again() -> None:

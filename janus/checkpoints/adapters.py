@@ -74,6 +74,10 @@ def merge(model: JanusModel, folder: str | Path) -> None:
     parameters), half a pair, other shapes.
     """
     folder = Path(folder)
+    if (kind := model.config.core.quantization) is not None:
+        raise ValueError(
+            f"cannot merge the adapter {folder} into {kind} weights; take the model as it was before"
+        )
     fields = _fields(folder)
     fields.take("peft_type", str)
     fields.expect("peft_type", "LORA")

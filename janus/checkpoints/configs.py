@@ -18,6 +18,7 @@ from janus.checkpoints.files import read_json
 from janus.checkpoints.language import read_core, write_core
 from janus.checkpoints.layouts import Layout
 from janus.checkpoints.processors import read_processor
+from janus.checkpoints.quantized import read_quantization, write_quantization
 from janus.config import DrawingConfig, JanusConfig, VisionConfig, VqConfig
 
 _MODEL_TYPES: dict[str, Layout] = {"multi_modality": "official", "janus": "transformers"}
@@ -61,8 +62,8 @@ def read(folder: Path) -> Settings:
             f"{fields.where}: model_type is {kind!r}; a Janus checkpoint has one of {list(_MODEL_TYPES)}"
         )
     layout = _MODEL_TYPES[kind]
-    fields.expect("quantization_config", None)
     parts = _read_official(fields) if layout == "official" else _read_transformers(fields)
+    parts["core"] = dataclasses.replace(parts["core"], quantization=read_quantization(fields))
     image, prompt = read_processor(folder, layout, parts["vision"])
     config = JanusConfig(**parts, image=image, prompt=prompt)
     tied = layout == "transformers" and fields.take("tie_word_embeddings", bool, False)
@@ -162,29 +163,33 @@ def write_official(config: JanusConfig, dtype: torch.dtype) -> dict[str, Any]:
     drawing = (
         {} if config.drawing == DrawingConfig() else {"drawing_config": dataclasses.asdict(config.drawing)}
     )
-    return drawing | {
-        "architectures": ["MultiModalityCausalLM"],
-        "model_type": "multi_modality",
-        "torch_dtype": _dtype_name(dtype),
-        "vision_config": _part("vision", "CLIPVisionTower", _write_vision(config.vision)),
-        "aligner_config": _write_adaptor(
-            "aligner", config.und_adaptor_depth, config.vision.width, core.width
-        ),
-        "gen_vision_config": _part("gen_vision", f"VQ-{vq.downsampling}", _write_vq(vq)),
-        "gen_aligner_config": _write_adaptor(
-            "gen_aligner", config.gen_adaptor_depth, vq.code_dim, core.width
-        ),
-        "gen_head_config": _part(
-            "gen_head",
-            "vision_head",
-            {
-                "image_token_embed": config.image_head_width,
-                "image_token_size": vq.codes,
-                "n_embed": core.width,
-            },
-        ),
-        "language_config": write_core(core) | {"torch_dtype": _dtype_name(dtype)},
-    }
+    return (
+        drawing
+        | write_quantization(core.quantization, "official")
+        | {
+            "architectures": ["MultiModalityCausalLM"],
+            "model_type": "multi_modality",
+            "torch_dtype": _dtype_name(dtype),
+            "vision_config": _part("vision", "CLIPVisionTower", _write_vision(config.vision)),
+            "aligner_config": _write_adaptor(
+                "aligner", config.und_adaptor_depth, config.vision.width, core.width
+            ),
+            "gen_vision_config": _part("gen_vision", f"VQ-{vq.downsampling}", _write_vq(vq)),
+            "gen_aligner_config": _write_adaptor(
+                "gen_aligner", config.gen_adaptor_depth, vq.code_dim, core.width
+            ),
+            "gen_head_config": _part(
+                "gen_head",
+                "vision_head",
+                {
+                    "image_token_embed": config.image_head_width,
+                    "image_token_size": vq.codes,
+                    "n_embed": core.width,
+                },
+            ),
+            "language_config": write_core(core) | {"torch_dtype": _dtype_name(dtype)},
+        }
+    )
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -296,7 +301,7 @@ def write_transformers(config: JanusConfig, dtype: torch.dtype, image_id: int) -
     ratio = vision.ffn_width / vision.width
     if int(vision.width * ratio) != vision.ffn_width:
         ratio = (vision.ffn_width + 0.5) / vision.width  # transformers truncates the product
-    return {
+    return write_quantization(core.quantization, "transformers") | {
         "architectures": ["JanusForConditionalGeneration"],
         "model_type": "janus",
         "dtype": _dtype_name(dtype),

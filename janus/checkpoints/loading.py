@@ -97,14 +97,17 @@ def fill(
     kept = {name: buffer.dtype for name, buffer in model.named_buffers()}
 
     def read(key: str) -> Tensor:
-        if not tensors.infos[key].dtype.is_floating_point:
-            raise ValueError(f"{key} holds {tensors.infos[key].dtype}, not floating-point numbers")
-        return tensors.read(key).to(device, kept.get(key, dtype))
+        stored, wanted = tensors.infos[key].dtype, kept.get(key, dtype)
+        if stored != wanted and not (stored.is_floating_point and wanted.is_floating_point):
+            what = "floating-point numbers" if wanted.is_floating_point else wanted
+            raise ValueError(f"{key} holds {stored}, not {what}")
+        return tensors.read(key).to(device, wanted)
 
     state: dict[str, Tensor] = {}
     keys = (key for key in tensors.infos if not skip(key))
     for _, layer in groupby(keys, lambda key: key.partition(".mlp.experts.")[0]):
-        state |= stack_experts({key: read(key) for key in layer}, core)
+        part = {key: read(key) for key in layer}
+        state |= part if core.quantization else stack_experts(part, core)
     model.load_state_dict(state, strict=True, assign=True)
     left = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]
     assert not left, f"not in the state dict: {left}"

@@ -6,6 +6,8 @@ checkpoints, so a state dict needs only `published.stack_experts` in between.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from janus.core.attention import GroupedQueryAttention, RMSNorm, Visibility, vis
 from janus.core.cache import Cache
 from janus.core.mla import LatentAttention
 from janus.core.moe import FeedForward, MoE, Samples, number_samples
+from janus.core.quantized import Quantization, quantize
 from janus.core.rope import Rotary, rotary
 
 
@@ -58,6 +61,21 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
+        if config.quantization is not None:
+            quantize(self.layers, config.quantization)
+
+    def quantize(self, kind: Quantization) -> None:
+        """Turn the layers' matrices into integers, in place (see `janus.core.quantized`).
+
+        Raises ValueError for an unknown kind, a core that is quantised already, and sizes that int4 cannot
+        hold.
+        """
+        if self.config.quantization is not None:
+            raise ValueError(
+                f"the weights are {self.config.quantization} already; make {kind} of the original ones"
+            )
+        quantize(self.layers, kind)
+        self.config = replace(self.config, quantization=kind)
 
     def forward(
         self,

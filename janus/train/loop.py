@@ -104,6 +104,10 @@ class _ModelRun(Run[Packed]):
             model, origin = checkpoints.load(
                 checkpoints.EMBEDDED if recipe.model in (None, EMBEDDED) else recipe.model
             )
+            if (kind := model.config.core.quantization) is not None:
+                raise ValueError(
+                    f"the weights of {recipe.model} are {kind}, which cannot learn; train the original"
+                )
             return model, self._open(recipe.data, model), origin
         model = new_model(recipe.new)
         sources = self._open(recipe.data, model)

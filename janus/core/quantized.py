@@ -1,0 +1,167 @@
+"""The core's matrices as small integers: half or a quarter of bfloat16's memory, and as much less to read.
+
+`int8`: each output has a scale of its own.  `int4`: each `GROUP` inputs of an output have a scale and a zero
+point.  Names and packing of the tensors are those of the compressed-tensors format ("int-quantized" and
+"pack-quantized"), which transformers reads.
+
+O outputs and I inputs of a matrix, N tokens, K experts of each, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from janus.core.moe import Experts, FeedForward
+
+Quantization = Literal["int8", "int4"]
+
+GROUP = 32  # inputs that share a scale in int4
+_PACKED = 8  # numbers of four bits in an int32
+_FEW = 32  # rows that the CPU multiplies by the integers themselves
+_LEAVE = ("kv_b_proj",)  # absorbed attention multiplies by parts of it
+
+
+class Int8Linear(nn.Module):
+    """A linear layer without bias, (..., I) -> (..., O): from -127 to 127 times the scale of their output."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        wide = weight.detach().float()
+        scale = (wide.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float16).tiny)
+        scale = scale.to(weight.dtype)
+        self.register_buffer("weight", (wide / scale.float()).round().clamp(-127, 127).to(torch.int8))
+        self.weight_scale = nn.Parameter(scale, requires_grad=False)  # (O, 1)
+
+    weight: Tensor  # (O, I) int8
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """(O, I) as the numbers that the integers stand for."""
+        return self.weight.to(dtype) * self.weight_scale.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        if _few(rows):
+            out = torch._weight_int8pack_mm(rows, self.weight, self.weight_scale.to(x.dtype).flatten())
+        else:
+            out = F.linear(rows, self.dense(x.dtype))
+        return out.unflatten(0, x.shape[:-1])
+
+
+class Int4Linear(nn.Module):
+    """The same with weights from 0 to 15, less their group's zero point, times its scale.
+
+    Raises ValueError where the inputs are not whole groups, or the outputs not a multiple of 8.
+    """
+
+    weight_packed: Tensor  # (O, I / 8) int32
+    weight_zero_point: Tensor  # (O / 8, I / GROUP) int32
+    weight_shape: Tensor  # (2,) int64
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape
+        if inputs % GROUP or outputs % _PACKED:
+            raise ValueError(
+                f"int4 needs matrices of a multiple of {GROUP} inputs and of {_PACKED} outputs, not of "
+                f"{inputs} and {outputs}; int8 takes any"
+            )
+        wide = weight.detach().float().unflatten(1, (-1, GROUP))  # (O, I / GROUP, GROUP)
+        low, high = wide.amin(-1).clamp(max=0), wide.amax(-1).clamp(min=0)
+        scale = ((high - low) / 15).clamp(min=torch.finfo(torch.float16).tiny).to(weight.dtype)
+        zero = (-low / scale.float()).round().clamp(0, 15)  # (O, I / GROUP)
+        whole = (wide / scale.float()[..., None] + zero[..., None]).round().clamp(0, 15).flatten(1)
+        self.register_buffer("weight_packed", _pack(whole.to(torch.int32)))
+        self.weight_scale = nn.Parameter(scale, requires_grad=False)  # (O, I / GROUP)
+        self.register_buffer("weight_zero_point", _pack(zero.to(torch.int32).T).T.contiguous())
+        self.register_buffer("weight_shape", torch.tensor(weight.shape, device=weight.device))
+        self._for_cpu: tuple[Tensor, Tensor] | None = None
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """(O, I) as the numbers that the integers stand for."""
+        whole = _unpack(self.weight_packed).unflatten(1, (-1, GROUP))
+        zero = _unpack(self.weight_zero_point.T).T
+        return ((whole - zero[..., None]).to(dtype) * self.weight_scale.to(dtype)[..., None]).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        if _few(rows):
+            packed, scales = self._as_cpu_wants()
+            out = torch._weight_int4pack_mm_for_cpu(rows, packed, GROUP, scales)
+        else:
+            out = F.linear(rows, self.dense(x.dtype))
+        return out.unflatten(0, x.shape[:-1])
+
+    def _as_cpu_wants(self) -> tuple[Tensor, Tensor]:
+        """The integers in the order of the CPU's kernel, which subtracts 8 from them, and for each group its
+        scale and what to add then, (I / GROUP, O, 2)."""
+        if self._for_cpu is None:
+            packed = torch._convert_weight_to_int4pack_for_cpu(_unpack(self.weight_packed), 1)
+            scale = self.weight_scale.float()
+            shift = (8 - _unpack(self.weight_zero_point.T).T) * scale
+            self._for_cpu = packed, torch.stack((scale, shift), -1).transpose(0, 1).contiguous().bfloat16()
+        return self._for_cpu
+
+
+class IntegerExperts(nn.ModuleList):
+    """Routed experts as `janus.core.moe.Experts`, each with matrices of its own."""
+
+    def __init__(self, experts: Experts, kind: Quantization) -> None:
+        def one(gate_up: Tensor, down: Tensor) -> FeedForward:
+            with torch.device("meta"):
+                made = FeedForward(down.shape[0], down.shape[1])
+            for name, weight in zip(
+                ("gate_proj", "up_proj", "down_proj"), (*gate_up.chunk(2), down), strict=True
+            ):
+                made.register_module(name, _LAYERS[kind](weight))
+            return made
+
+        super().__init__(map(one, experts.gate_up_proj, experts.down_proj))
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """(N, D) and chosen experts (N, K) -> each chosen expert's answer (N, K, D), not yet weighted."""
+        answers = x.new_empty(*chosen.shape, x.shape[-1])
+        for number in chosen.unique().tolist():
+            token, place = torch.where(chosen == number)
+            answers[token, place] = self[number](x[token])
+        return answers
+
+
+_LAYERS: dict[Quantization, type[Int8Linear] | type[Int4Linear]] = {"int8": Int8Linear, "int4": Int4Linear}
+
+
+def quantize(layers: Iterable[nn.Module], kind: Quantization) -> None:
+    """Replace, in place, the matrices of the core's layers; norms and routers stay as they are.
+
+    Raises ValueError for an unknown kind, and for sizes that int4 cannot hold.
+    """
+    if kind not in _LAYERS:
+        raise ValueError(f"quantize must be one of {list(get_args(Quantization))}, not {kind!r}")
+    for layer in layers:
+        for parent in [*layer.modules()]:
+            for name, module in [*parent.named_children()]:
+                if isinstance(module, nn.Linear) and name not in _LEAVE:
+                    parent.register_module(name, _LAYERS[kind](module.weight))
+                elif isinstance(module, Experts):
+                    parent.register_module(name, IntegerExperts(module, kind))
+
+
+def _few(rows: Tensor) -> bool:
+    return rows.device.type == "cpu" and rows.dtype == torch.bfloat16 and len(rows) <= _FEW
+
+
+def _pack(numbers: Tensor) -> Tensor:
+    """(R, C) int32 from 0 to 15 to (R, C / 8), the first in the lowest bits."""
+    shifts = 4 * torch.arange(_PACKED, dtype=torch.int32, device=numbers.device)
+    # Bits of different numbers do not overlap, so that the sum is their union, also in the sign's bit.
+    return (numbers.unflatten(1, (-1, _PACKED)) << shifts).sum(-1, dtype=torch.int32)
+
+
+def _unpack(packed: Tensor) -> Tensor:
+    """What `_pack` packed."""
+    shifts = 4 * torch.arange(_PACKED, dtype=torch.int32, device=packed.device)
+    return ((packed[..., None] >> shifts) & 15).flatten(1)
