@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from janus import checkpoints
+from janus import checkpoints, memory
 from janus.checkpoints import adapters
 from janus.config import JanusConfig
 from janus.core.quantized import Quantization
@@ -50,7 +50,7 @@ class _Drawing(TypedDict, total=False):
     top_k: int
     top_p: float
     size: int | None
-    batch_size: int
+    batch_size: int | Literal["auto"]
     window: int | None
     on_step: Callable[[int, int], None] | None
 
@@ -276,7 +276,7 @@ class Janus:
         top_k: int = 0,
         top_p: float = 1.0,
         size: int | None = None,
-        batch_size: int = 16,
+        batch_size: int | Literal["auto"] = "auto",
         window: int | None = None,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[Image.Image] | list[list[Image.Image]]:
@@ -286,17 +286,18 @@ class Janus:
         beside it; `seed` may be a list, one for each prompt, and without any a fresh one is taken.
         Each picture's `info` holds its prompt, seed and settings.  `guidance` (1 is none) and
         `temperature` default to the checkpoint's own, 5 and 1 for the official ones.  At most
-        `batch_size` pictures are drawn at once.  `window` is how many codes of a picture are guessed and
+        `batch_size` pictures are drawn at once, "auto" as many as memory holds, up to 64; where that was too
+        much, half as many, and so on.  `window` is how many codes of a picture are guessed and
         checked in one pass at most (see `janus.generation.decode`); 1 is none, and without it there are
         16 for all pictures of a batch together.  `on_step(done, total)` is called with the number of
         image tokens drawn.  `size` is there to be checked: the weights draw pictures of one size.
 
-        Raises ValueError for an empty prompt, a size the weights do not support, or settings out of
-        range.
+        Raises ValueError for an empty prompt, a size the weights do not support, settings out of range, or
+        where memory does not hold even one picture.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         for name, value in (("n", n), ("batch_size", batch_size), ("window", window)):
-            if value is not None and value < 1:
+            if value is not None and value != "auto" and (isinstance(value, str) or value < 1):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if size is not None and size != self.config.vq.image_size:
             raise ValueError(
@@ -310,22 +311,65 @@ class Janus:
         ids = [drawing_prompt(text, self.tokenizer, self.config.prompt) for text in prompts]
         jobs = [(row, first + j) for row, first in enumerate(_seeds(seed, len(prompts))) for j in range(n)]
         pictures: list[list[Image.Image]] = [[] for _ in prompts]
-        total = len(jobs) * self.config.vq.tokens
-        for start in range(0, len(jobs), batch_size):
-            some = jobs[start : start + batch_size]
-            done = start * self.config.vq.tokens
-            codes = []
-            rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]
-            wide = max(1, WINDOW // len(some)) if window is None else window
-            for step in self._decode_codes(rows, own_seeds, sampling, guidance, wide):
-                codes.append(step)
+        most = self._fitting(ids, guidance) if batch_size == "auto" else batch_size
+        start = 0
+        while some := jobs[start : start + most]:
+
+            def show(done: int, begun: int = start, beside: int = len(some)) -> None:
                 if on_step is not None:
-                    on_step(done + len(codes) * len(some), total)
-            drawn = self.decode_images(torch.stack(codes, dim=1))
+                    tokens = self.config.vq.tokens
+                    on_step(begun * tokens + done * beside, len(jobs) * tokens)
+
+            drawn = self._draw(
+                [ids[row] for row, _ in some], [own for _, own in some], sampling, guidance, window, show
+            )
+            if drawn is None:
+                most = self._fewer(len(some))
+                continue
             for picture, (row, own_seed) in zip(drawn, some, strict=True):
                 picture.info.update(prompt=prompts[row], seed=own_seed, **settings)
                 pictures[row].append(picture)
+            start += len(some)
         return pictures[0] if isinstance(prompt, str) else pictures
+
+    def _fitting(self, ids: Sequence[Sequence[int]], guidance: float) -> int:
+        longest = max(map(len, ids), default=0)
+        return memory.fitting(self.config, longest, guidance != 1, self.model.dtype, self.model.device)
+
+    def _fewer(self, pictures: int) -> int:
+        """How many to try after so many at once were too much.  Raises ValueError after one alone."""
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if pictures == 1:
+            free = memory.free_bytes(self.model.device)
+            left = "" if free is None else f", of which {free / 1e9:.2f} GB are free"
+            raise ValueError(f"one picture is too much for the {self.model.device.type}'s memory{left}")
+        return pictures // 2
+
+    def _draw(
+        self,
+        ids: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        guidance: float,
+        window: int | None,
+        show: Callable[[int], None],
+    ) -> list[Image.Image] | None:
+        """A picture of each prompt; None where memory does not hold them all at once.
+
+        `show(done)` is told how many codes each has.
+        """
+        wide = max(1, WINDOW // len(ids)) if window is None else window
+        codes = []
+        try:
+            for step in self._decode_codes(ids, seeds, sampling, guidance, wide):
+                codes.append(step)
+                show(len(codes))
+            return self.decode_images(torch.stack(codes, dim=1))
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return None
 
     def _decode_codes(
         self,

@@ -231,13 +231,23 @@ def _add_generate(verbs: Any) -> None:
     verb.add_argument("--top-k", type=int, default=0, help="only the k likeliest codes (default: 0, all)")
     verb.add_argument("--top-p", type=float, default=1.0, help="nucleus of the sampling (default: 1, all)")
     verb.add_argument("--size", type=int, help="side in pixels; refused unless the weights draw it")
-    verb.add_argument("--batch-size", type=int, default=16, help="pictures drawn at once (default: 16)")
+    verb.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default="auto",
+        metavar="B",
+        help="pictures drawn at once (default: auto, as many as memory holds)",
+    )
     verb.add_argument(
         "--window",
         type=int,
         help="codes of a picture guessed and checked at once, at most; 1 is none (default: 16 in all)",
     )
     _model_options(verb)
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ FLOORS = [
     {"core", "encoders", "loss", "tokenizers"},
     {"model"},
     {"checkpoints"},
-    {"generation"},
+    {"generation", "memory"},
     {"api", "bench", "info", "gallery"},
     {"data"},
     {"eval"},

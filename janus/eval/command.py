@@ -143,4 +143,5 @@ def _called(options: argparse.Namespace) -> str:
         name
         + (f" at {options.revision}" if options.revision else "")
         + (f" with {options.adapter}" if options.adapter else "")
+        + (f" in {options.quantize}" if options.quantize else "")
     )

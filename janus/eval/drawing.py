@@ -11,15 +11,13 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 
+from janus import memory
 from janus.api import Janus
-from janus.core.cache import Cache
 from janus.eval.benchmark import Item, Line, Progress
 from janus.eval.folder import picture_bytes, write_lines, write_whole
 from janus.generation import Sampling
@@ -104,28 +102,18 @@ class Drawer:
     def _check_room(self, batch_size: int) -> None:
         config, tokenizer = self.model.config, self.model.tokenizer
         lengths = [len(drawing_prompt(text, tokenizer, config.prompt)) for text in self.prompts]
-        longest = max(lengths, default=0) + config.vq.tokens
-        if longest > config.core.max_positions:
-            sample = lengths.index(max(lengths))
+        longest = max(lengths, default=0)
+        if longest + config.vq.tokens > config.core.max_positions:
+            sample, tokens = lengths.index(longest), longest + config.vq.tokens
             raise ValueError(
-                f"the prompt of sample {sample} and its picture take {longest} tokens, the context holds "
+                f"the prompt of sample {sample} and its picture take {tokens} tokens, the context holds "
                 f"{config.core.max_positions}: {self.prompts[sample]!r}"
             )
-        rows = batch_size if self.guidance == 1 else 2 * batch_size
-        needed = Cache.bytes_needed(config.core, rows, longest, self.model.model.dtype)
-        free = _memory(self.model.model.device)
+        guided, device = self.guidance != 1, self.model.model.device
+        needed = memory.drawing_bytes(config, batch_size, longest, guided, self.model.model.dtype)
+        free = memory.free_bytes(device)
         if free is not None and needed > free:
             raise ValueError(
                 f"drawing {batch_size} pictures at once takes {needed / 1e9:.1f} GB beside the weights, the "
-                f"{self.model.model.device.type} has {free / 1e9:.1f} GB; choose a smaller --batch-size"
+                f"{device.type} has {free / 1e9:.1f} GB; choose a smaller --batch-size"
             )
-
-
-def _memory(device: torch.device) -> int | None:
-    """Bytes: free ones of a GPU, all of the machine's for the CPU, None where nobody knows."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

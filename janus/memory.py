@@ -1,0 +1,59 @@
+"""How much memory drawing takes beside the weights, and how much there is."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from janus.config import JanusConfig
+from janus.core.cache import Cache
+
+_MOST = 64  # pictures at once: by then a GPU computes instead of waiting for its memory
+_SHARE = 0.8  # of what is free; the rest is for what nobody counts
+
+
+def drawing_bytes(config: JanusConfig, pictures: int, prompt: int, guided: bool, dtype: torch.dtype) -> int:
+    """What drawing so many pictures at once needs: the cache, with a prompt of `prompt` tokens, and logits.
+
+    The image tokenizer makes pixels of codes one picture at a time, so it needs the same for any number.
+    """
+    rows = 2 * pictures if guided else pictures
+    logits = 3 * rows * config.vq.codes * torch.float32.itemsize  # as they are, guided, and with their noise
+    return Cache.bytes_needed(config.core, rows, prompt + config.vq.tokens, dtype) + logits
+
+
+def fitting(config: JanusConfig, prompt: int, guided: bool, dtype: torch.dtype, device: torch.device) -> int:
+    """How many pictures can be drawn at once; 1 even where not one may fit, and 64 at most."""
+    free = free_bytes(device)
+    if free is None:
+        return _MOST
+    for pictures in range(_MOST, 1, -1):
+        if drawing_bytes(config, pictures, prompt, guided, dtype) <= _SHARE * free:
+            return pictures
+    return 1
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can be had now: of a GPU, or of the machine; None where nobody knows."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            told = dict(line.split(":") for line in lines)
+        return 1024 * int(told["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return _all_bytes()
+
+
+def _all_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether PyTorch could not have the memory that it asked for."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
