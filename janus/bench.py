@@ -65,7 +65,8 @@ def open_model(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind: torch.dtype | None = getattr(torch, dtype) if dtype else None
     if source is None or source not in PRESETS or Path(source).exists():
-        model = checkpoints.load(source or checkpoints.EMBEDDED, dtype=kind)[0]
+        first = device if quantize is None else "cpu"
+        model = checkpoints.load(source or checkpoints.EMBEDDED, device=first, dtype=kind)[0]
         if quantize is not None:
             model.quantize(quantize)
         return model.to(device)

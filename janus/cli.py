@@ -300,6 +300,7 @@ def _add_convert(verbs: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    from janus.api import Janus
     from janus.checkpoints import convert
     from janus.checkpoints.writing import check_free
 
@@ -307,8 +308,16 @@ def _convert(options: argparse.Namespace) -> None:
         if options.strict:
             raise ValueError("--strict is about tensors that stay as they are; leave it out with --quantize")
         check_free(Path(options.target))
-        options.model, options.device, options.dtype, options.adapter = options.source, "cpu", None, None
-        _load(options).save_pretrained(options.target, options.layout)
+        with _progress("loading", "B") as show:
+            model = Janus.from_pretrained(
+                options.source,
+                device="cpu",
+                quantize=options.quantize,
+                revision=options.revision,
+                offline=options.offline,
+                on_bytes=show,
+            )
+        model.save_pretrained(options.target, options.layout)
         print(f"{options.target}: {options.quantize} weights in the {options.layout} layout")
         return
     with _progress("converting", "B") as show:

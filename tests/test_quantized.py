@@ -214,6 +214,7 @@ def test_what_cannot_be(tiny: Callable[[str], JanusModel], folder: Path, tmp_pat
             '"float-quantized"',
             "format is 'float-quantized', not one of",
         ),
+        ('"weights": {', '"input_activations": {"num_bits": 8}, "weights": {', r"unknown meaning: \['input_"),
         ('"compressed-tensors"', '"gptq"', "quant_method is 'gptq', which is not supported"),
     ):
         text = config.read_text(encoding="utf-8")

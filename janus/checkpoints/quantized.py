@@ -49,10 +49,12 @@ def read_quantization(fields: Fields) -> Quantization | None:
     kind = next((kind for kind, name in _FORMATS.items() if name == form), None)
     if kind is None:
         raise ValueError(f"{own.where}: format is {form!r}, not one of {list(_FORMATS.values())}")
+    own.expect("kv_cache_scheme", None)
     groups = own.inner("config_groups")
-    groups.expect("group_0", groups.values.get("group_0"))
-    weights = groups.inner("group_0").inner("weights")
+    group = groups.inner("group_0")
+    weights = group.inner("weights")
     for name, value in _WEIGHTS[kind].items():
         weights.expect(name, value)
+    group.done(ignored=("targets", "format"))  # activations stay as they are
     groups.done()
     return kind
