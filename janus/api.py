@@ -311,65 +311,26 @@ class Janus:
         ids = [drawing_prompt(text, self.tokenizer, self.config.prompt) for text in prompts]
         jobs = [(row, first + j) for row, first in enumerate(_seeds(seed, len(prompts))) for j in range(n)]
         pictures: list[list[Image.Image]] = [[] for _ in prompts]
-        most = self._fitting(ids, guidance) if batch_size == "auto" else batch_size
-        start = 0
-        while some := jobs[start : start + most]:
+        device, tokens = self.model.device, self.config.vq.tokens
+        if batch_size == "auto":
+            longest = max(map(len, ids), default=0)
+            batch_size = memory.fitting(self.config, longest, guidance != 1, self.model.dtype, device)
 
-            def show(done: int, begun: int = start, beside: int = len(some)) -> None:
-                if on_step is not None:
-                    tokens = self.config.vq.tokens
-                    on_step(begun * tokens + done * beside, len(jobs) * tokens)
-
-            drawn = self._draw(
-                [ids[row] for row, _ in some], [own for _, own in some], sampling, guidance, window, show
-            )
-            if drawn is None:
-                most = self._fewer(len(some))
-                continue
-            for picture, (row, own_seed) in zip(drawn, some, strict=True):
-                picture.info.update(prompt=prompts[row], seed=own_seed, **settings)
-                pictures[row].append(picture)
-            start += len(some)
-        return pictures[0] if isinstance(prompt, str) else pictures
-
-    def _fitting(self, ids: Sequence[Sequence[int]], guidance: float) -> int:
-        longest = max(map(len, ids), default=0)
-        return memory.fitting(self.config, longest, guidance != 1, self.model.dtype, self.model.device)
-
-    def _fewer(self, pictures: int) -> int:
-        """How many to try after so many at once were too much.  Raises ValueError after one alone."""
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if pictures == 1:
-            free = memory.free_bytes(self.model.device)
-            left = "" if free is None else f", of which {free / 1e9:.2f} GB are free"
-            raise ValueError(f"one picture is too much for the {self.model.device.type}'s memory{left}")
-        return pictures // 2
-
-    def _draw(
-        self,
-        ids: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        guidance: float,
-        window: int | None,
-        show: Callable[[int], None],
-    ) -> list[Image.Image] | None:
-        """A picture of each prompt; None where memory does not hold them all at once.
-
-        `show(done)` is told how many codes each has.
-        """
-        wide = max(1, WINDOW // len(ids)) if window is None else window
-        codes = []
-        try:
-            for step in self._decode_codes(ids, seeds, sampling, guidance, wide):
+        def draw(some: Sequence[tuple[int, int]], before: int) -> list[Image.Image]:
+            rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]
+            wide = max(1, WINDOW // len(some)) if window is None else window
+            codes = []
+            for step in self._decode_codes(rows, own_seeds, sampling, guidance, wide):
                 codes.append(step)
-                show(len(codes))
+                if on_step is not None:
+                    on_step(before * tokens + len(codes) * len(some), len(jobs) * tokens)
             return self.decode_images(torch.stack(codes, dim=1))
-        except RuntimeError as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            return None
+
+        drawn = memory.in_batches(jobs, batch_size, draw, device)
+        for picture, (row, own_seed) in zip(drawn, jobs, strict=True):
+            picture.info.update(prompt=prompts[row], seed=own_seed, **settings)
+            pictures[row].append(picture)
+        return pictures[0] if isinstance(prompt, str) else pictures
 
     def _decode_codes(
         self,

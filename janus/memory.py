@@ -1,13 +1,18 @@
-"""How much memory drawing takes beside the weights, and how much there is."""
+"""How much memory drawing takes, how much there is, and what to do where it is too little."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from janus.config import JanusConfig
 from janus.core.cache import Cache
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 _MOST = 64  # pictures at once: by then a GPU computes instead of waiting for its memory
 _SHARE = 0.8  # of what is free; the rest is for what nobody counts
@@ -51,6 +56,40 @@ def _all_bytes() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
+        return None
+
+
+def in_batches(
+    jobs: Sequence[J], most: int, work: Callable[[Sequence[J], int], list[R]], device: torch.device
+) -> list[R]:
+    """What `work` makes of all jobs, of `most` at once at most; where that was too much, of half, and so on.
+
+    `work(some, before)` is given the next jobs and the number of those that are done.  Raises ValueError
+    where memory does not hold even one.
+    """
+    done: list[R] = []
+    while some := jobs[len(done) : len(done) + most]:
+        made = _tried(work, some, len(done))
+        if made is not None:
+            done += made
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(some) == 1:
+            free = free_bytes(device)
+            left = "" if free is None else f", of which {free / 1e9:.2f} GB are free"
+            raise ValueError(f"one picture is too much for the {device.type}'s memory{left}")
+        most = len(some) // 2
+    return done
+
+
+def _tried(work: Callable[[Sequence[J], int], list[R]], some: Sequence[J], before: int) -> list[R] | None:
+    """None where memory did not suffice; by the time of the return all that was begun is forgotten."""
+    try:
+        return work(some, before)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return None
 
 
