@@ -247,7 +247,10 @@ def _add_generate(verbs: Any) -> None:
 
 
 def _batch_size(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be auto or a number from 1 on, not {text!r}") from None
 
 
 def _generate(options: argparse.Namespace) -> None:
