@@ -153,10 +153,13 @@ class JanusModel(nn.Module):
         """
         return self.losses(self.hidden(batch), batch)
 
-    def losses(self, hidden: Tensor, batch: Batch, smoothing: float = 0.0) -> Losses:
+    def losses(
+        self, hidden: Tensor, batch: Batch, smoothing: float = 0.0, smooth_tones: bool = False
+    ) -> Losses:
         """The losses of `forward`, from what `hidden` gave for the batch, (B, T, D).
 
-        `smoothing` is the share of what each code should get that goes to all codes alike.
+        `smoothing` is the share of what each code should get that goes to all codes alike; with
+        `smooth_tones`, to its shape in all tones (`VqConfig.tones`).
         """
         for asked, name in ((batch.learn, "learn"), (batch.code_slots, "code_slots")):
             if asked is not None and bool(asked[:, 0].any()):
@@ -173,7 +176,8 @@ class JanusModel(nn.Module):
             wanted = batch.codes.flatten()
             weights = None if batch.code_weights is None else batch.code_weights.flatten()
             logits = self.image_logits(before[asked])
-            image = cross_entropy(logits, wanted, weights, smoothing), _count(wanted)
+            among = self.config.vq.tones if smooth_tones else None
+            image = cross_entropy(logits, wanted, weights, smoothing, among), _count(wanted)
         balance = self.core.balance_loss() if self.training else nothing
         return Losses(text[0], image[0], text[1], image[1], balance)
 

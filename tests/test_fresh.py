@@ -178,6 +178,7 @@ def test_smoothing_gives_all_codes_a_share(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"smoothing": 1.0}, "smoothing must be from 0 to below 1, not 1"),
+        ({"smooth_tones": True}, "set smoothing above 0"),
         ({"naming": 1.0}, "only scenes can tell, and data has none"),
         ({"naming": -1.0}, "naming must be at least 0, not -1"),
         ({"look_ahead": -0.5}, "look_ahead must be at least 0, not -0.5"),

@@ -31,6 +31,24 @@ def test_value_and_gradient_are_those_of_pytorch(
         torch.testing.assert_close(cross_entropy(logits, targets, weights, smoothing), expected.detach())
 
 
+@pytest.mark.parametrize("rows", [2, 100])
+def test_smoothing_among_groups(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of twelve classes in groups of three, each target's group shares what is smoothed away."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 12, generator=generator, requires_grad=True)
+    targets = torch.tensor([0, 2, 3, 7, 11])
+    wanted = 0.8 * F.one_hot(targets, 12).float()
+    for row, first in enumerate([0, 0, 3, 6, 9]):
+        wanted[row, first : first + 3] += 0.2 / 3
+    weights = torch.rand(5, generator=generator)
+    monkeypatch.setattr(loss, "_AT_ONCE", 12 * rows)
+    expected = F.cross_entropy(logits, wanted, reduction="none") @ weights
+    (gradient,) = torch.autograd.grad(expected, logits)
+    found = cross_entropy(logits, targets, weights, 0.2, among=3)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], gradient)
+
+
 def test_half_precision_is_summed_in_float32() -> None:
     logits = torch.randn(500, 64).bfloat16().requires_grad_()
     targets = torch.randint(64, (500,))

@@ -15,7 +15,7 @@ from janus.data import scene_source
 from janus.data.art import Sprite
 from janus.data.blocks import EMPTY, Blocks
 from janus.data.paint import things_table
-from janus.data.scene_source import SceneSource, ScenesRecipe
+from janus.data.scene_source import SceneSource, ScenesRecipe, placed
 from janus.data.scenes import CELLS, SceneMaker, block
 from janus.tokenizers.image import VqTokenizer
 from janus.tokenizers.text import train_bpe
@@ -155,6 +155,30 @@ def test_scenes_say_what_each_patch_shows(maker: SceneMaker, tokenizer: VqTokeni
     assert set(record.shown) & names
 
 
+def test_patches_in_a_third_at_an_edge_are_told_where_they_are(open_scenes) -> None:  # type: ignore[no-untyped-def]
+    everywhere = placed(("cup",) * 9)
+    assert everywhere[0::2] == ("cup left top", "cup right top", "cup", "cup left bottom", "cup right bottom")
+    assert everywhere[1::2] == ("cup top", "cup left", "cup right", "cup bottom")
+    assert placed(("", "red cup", "", "")) == ("", "red cup right top", "", "")
+    plain, told = (open_scenes(teach="seeing", look="varied", placed=one) for one in (False, True))
+    plain.patch = told.patch = 16
+    assert placed(plain[3].shown) == told[3].shown != plain[3].shown
+
+
+def test_letters_are_asked_for_without_a_picture(tmp_path: Path, open_scenes) -> None:  # type: ignore[no-untyped-def]
+    source = open_scenes(teach="letters", look="varied", questions=5)
+    assert source.kinds == {"text"}
+    record = source[4]
+    assert [m["role"] for m in record.messages] == ["user", "assistant"] * 5
+    config = PRESETS["tiny-v3"]
+    words = train_bpe([m["content"] for m in record.messages], 400, config.prompt, tmp_path)
+    draft = Writer(config, words, 0.0)(record, np.random.default_rng(0))
+    assert words.image_id not in draft.ids
+    assert len(draft.learn) == 5
+    sample = draft.load(config)
+    assert sample.pixels is None
+
+
 def test_questions_apart_become_branches_of_one_sample(tmp_path: Path, open_scenes) -> None:  # type: ignore[no-untyped-def]
     config = PRESETS["tiny-v3"]
     source = open_scenes(teach="seeing", look="varied", questions=4, apart=True)
@@ -203,8 +227,10 @@ def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer:
         ),
         (
             {"teach": "drawing", "look": "tidy", "asks": ("what",)},
-            "drawing asks no questions, leave out asks",
+            "drawing asks no such questions, leave out asks",
         ),
+        ({"teach": "letters", "look": "tidy", "asks": ("what",)}, "letters asks no such questions"),
+        ({"teach": "words", "look": "tidy", "placed": True}, "set teach: seeing, not words"),
         ({"teach": "seeing", "look": "tidy", "count": 0}, "count and questions must be at least 1"),
     ],
 )

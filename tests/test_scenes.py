@@ -197,6 +197,13 @@ def test_things_to_draw_stand_on_the_grid(maker: SceneMaker) -> None:
     assert len([s for s in seen if s[0] == 3]) == 4
 
 
+def test_three_things_leave_the_last_quarter_free(maker: SceneMaker) -> None:
+    three = [s for i in range(60) if len((s := maker.at("tidy", 3, i, "counting")).things) == 3]
+    assert len(three) > 10
+    for scene in three:
+        assert [block(thing, maker.size) for thing in scene.things] == [(0, 0, 4), (4, 0, 4), (0, 4, 4)]
+
+
 def test_blocks_of_things_off_the_grid_are_refused(maker: SceneMaker) -> None:
     thing = maker.at("tidy", 0, 0).things[0]
     left, top, right, bottom = thing.box

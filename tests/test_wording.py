@@ -22,6 +22,7 @@ from janus.data.wording import (
     caption,
     describe,
     geneval_plural,
+    letters,
     plural,
     prompt,
     questions,
@@ -469,6 +470,25 @@ def test_answers_cannot_be_guessed_from_the_wording(scenes: list[Scene]) -> None
     assert 0.4 < share(lambda q: q.startswith("Are there any ") and "picture" in q) < 0.6
     assert 0.4 < share(lambda q: bool(re.match(rf"Is the {N} {C}\?", q))) < 0.6
     assert 0.4 < share(lambda q: bool(re.match(rf"Is the {N} {R} the", q))) < 0.6
+
+
+def test_letters_asked_for_are_those_of_the_options(scenes: list[Scene]) -> None:
+    rng = np.random.default_rng(0)
+    forms = set()
+    for scene in scenes[:200]:
+        turns = letters(scene, rng, 6)
+        assert len(turns) == 6
+        first = turns[0][0].split("\n")
+        options = dict(line.split(". ") for line in first[1:5])
+        assert list(options) == ["A", "B", "C", "D"]
+        assert first[0].endswith("?")
+        for question, answer in [(first[5], turns[0][1]), *turns[1:]]:
+            if answer in options:
+                assert question == f"Which letter is {options[answer]}?"
+            else:
+                assert answer == options[question.removeprefix("What is ").removesuffix("?")]
+            forms.add(answer in options)
+    assert forms == {True, False}
 
 
 def test_questions_differ_and_follow_from_the_generator(scenes: list[Scene]) -> None:

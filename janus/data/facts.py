@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -95,7 +96,7 @@ class Facts:
         return pick(near if rng.random() < 0.7 else [n for n in range(1, 7) if n != count], rng)
 
 
-def pick(values: list[T] | tuple[T, ...], rng: np.random.Generator) -> T:
+def pick(values: Sequence[T], rng: np.random.Generator) -> T:
     return values[int(rng.integers(len(values)))]
 
 

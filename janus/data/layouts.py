@@ -60,7 +60,7 @@ def tidy_places(count: int, rng: np.random.Generator, between: Relation | None =
 
     All have four cells along a side, so that a thing is drawn with the same codes wherever it is and whatever
     is beside it.  One stands in the middle, two beside or above one another, as `between` says, or in any of
-    the four relations; three and four stand in the picture's quarters.
+    the four relations; four stand in the picture's quarters, of which three leave the last one free.
     """
     if count == 1:
         return [(2, 2, 4)]
@@ -70,8 +70,7 @@ def tidy_places(count: int, rng: np.random.Generator, between: Relation | None =
         if between in ("right of", "below"):
             places.reverse()
         return [(y, x, 4) if between in ("above", "below") else (x, y, 4) for x, y in places]
-    chosen = sorted(rng.choice(4, count, replace=False))
-    return [(*QUADRANTS[i], 4) for i in chosen]
+    return [(*corner, 4) for corner in QUADRANTS[:count]]
 
 
 def in_place(shape: Shape, place: Place, size: int) -> Box:

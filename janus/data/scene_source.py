@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,26 +15,28 @@ from PIL import Image
 
 from janus.data.art import WORK, load_sprites
 from janus.data.blocks import Blocks
-from janus.data.records import Kind, Record, Repainted, Skipped
+from janus.data.records import Kind, Picture, Record, Repainted, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
 from janus.data.subjects import SHARES
 from janus.data.subjects import Kind as SceneKind
-from janus.data.wording import KINDS, caption, mentions, questions
+from janus.data.wording import KINDS, caption, letters, mentions, questions
+from janus.tokenizers.chat import Message
 from janus.tokenizers.image import VqTokenizer
 
 
 @dataclass(frozen=True)
 class ScenesRecipe:
-    """Which scenes, and what they teach: to draw them, to answer questions about them, or words alone."""
+    """Which scenes, and what they teach: to draw them, to answer questions about them, words alone, or which
+    letters the options of their choices have, in words alone."""
 
-    teach: Literal["drawing", "seeing", "words"]
+    teach: Literal["drawing", "seeing", "words", "letters"]
     look: Look
     seed: int = 0
     count: int = 1_000_000  # scenes; they are only made when they are asked for
     tasks: tuple[
         SceneKind, ...
     ] = ()  # of tidy scenes, GenEval's tasks that they are made for; all, if none is named
-    questions: int = 3  # about each picture
+    questions: int = 3  # about each picture, or letters of each choice
     asks: tuple[str, ...] = ()  # kinds of question (`janus.data.wording.KINDS`); all, if none is named
     apart: bool = False  # ask each of them by itself, not one after the other in a conversation
     blocks: bool = False  # codes to draw are those of each thing alone (see `janus.data.blocks`)
@@ -41,6 +45,7 @@ class ScenesRecipe:
         False  # show each picture to draw in other colours too, for an image tokenizer with tones
     )
     redrawn: int = 0  # ask about so many tidy pictures as their blocks' codes give them back
+    placed: bool = False  # what a patch shows (see `janus.train.naming`) is said with where it is
 
     def __post_init__(self) -> None:
         if self.look != "tidy" and (self.teach == "drawing" or self.redrawn):
@@ -53,8 +58,12 @@ class ScenesRecipe:
             raise ValueError("name_weight tells the cells of blocks apart; set blocks: true")
         if self.apart and self.teach != "seeing":
             raise ValueError(f"only questions can be asked apart; set teach: seeing, not {self.teach}")
-        if self.asks and self.teach == "drawing":
-            raise ValueError(f"drawing asks no questions, leave out asks: {list(self.asks)}")
+        if self.placed and self.teach != "seeing":
+            raise ValueError(
+                f"only pictures to see have patches with words; set teach: seeing, not {self.teach}"
+            )
+        if self.asks and self.teach in ("drawing", "letters"):
+            raise ValueError(f"{self.teach} asks no such questions, leave out asks: {list(self.asks)}")
         if self.tasks and self.look != "tidy":
             raise ValueError(f"only tidy scenes are made for tasks; the look is {self.look!r}")
         if unknown := [task for task in self.tasks if task not in SHARES]:
@@ -93,6 +102,33 @@ class _Made:
         return Image.fromarray(self.pixels)
 
 
+def placed(words: Sequence[str]) -> tuple[str, ...]:
+    """What each patch of a picture shows, rows first, with the edges whose third of the picture it is in.
+
+    "red cup left top"; patches in the middle, and those that show nothing, stay as they are.
+    """
+    grid = math.isqrt(len(words))
+
+    def where(place: int, first: str, last: str) -> str:
+        return (first, "", last)[3 * (2 * place + 1) // (2 * grid)]  # by the patch's middle
+
+    found = []
+    for number, word in enumerate(words):
+        row, column = divmod(number, grid)
+        parts = (word, where(column, "left", "right"), where(row, "top", "bottom"))
+        found.append(" ".join(part for part in parts if part) if word else "")
+    return tuple(found)
+
+
+def _turns(asked: Sequence[tuple[str, str]], images: Sequence[Picture] = ()) -> tuple[Message, ...]:
+    """A conversation of questions with their answers, about the pictures of the first."""
+    messages: list[Message] = []
+    for question, answer in asked:
+        messages.append({"role": "user", "content": question, "images": [] if messages else list(images)})
+        messages.append({"role": "assistant", "content": answer})
+    return tuple(messages)
+
+
 class SceneSource:
     """Scenes as records (see `janus.data.records.Records`): the same at the same number, always.
 
@@ -118,8 +154,8 @@ class SceneSource:
 
     @property
     def _kind(self) -> Kind:
-        kinds: dict[str, Kind] = {"drawing": "generation", "seeing": "understanding", "words": "text"}
-        return kinds[self.recipe.teach]
+        kinds: dict[str, Kind] = {"drawing": "generation", "seeing": "understanding"}
+        return kinds.get(self.recipe.teach, "text")
 
     def of_kind(self, kind: Kind) -> np.ndarray:
         return np.arange(len(self) if kind == self._kind else 0)
@@ -137,21 +173,22 @@ class SceneSource:
         rng = np.random.default_rng((recipe.seed, index, 1))
         if recipe.teach == "drawing":
             return self._drawing(name, scene, rng)
+        if recipe.teach == "letters":
+            return Record(name, "text", messages=_turns(letters(scene, rng, recipe.questions)))
         asked = questions(scene, rng, recipe.questions, recipe.asks)
         if recipe.teach == "words":
             lines = [caption(scene, rng), *(f"{one.question} {one.answer}" for one in asked)]
             return Record(name, "text", text="\n".join(lines))
         shown = _Made(self._redrawn[number]) if recipe.redrawn else _Rendered(self.maker, scene)
-        messages: list[dict[str, Any]] = []
-        for one in asked:
-            messages.append({"role": "user", "content": one.question, "images": [] if messages else [shown]})
-            messages.append({"role": "assistant", "content": one.answer})
+        messages = _turns([(one.question, one.answer) for one in asked], [shown])
         words: tuple[str, ...] = ()
         if self.patch is not None:
             things = self.maker.patches(scene, self.patch)
             words = tuple("" if thing is None else thing.words for thing in things)
+            if recipe.placed:
+                words = placed(words)
         return Record(
-            name, "understanding", messages=tuple(messages), images=(shown,), shown=words, apart=recipe.apart
+            name, "understanding", messages=messages, images=(shown,), shown=words, apart=recipe.apart
         )
 
     def _drawing(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:

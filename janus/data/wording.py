@@ -26,6 +26,7 @@ __all__ = [
     "caption",
     "describe",
     "geneval_plural",
+    "letters",
     "mentions",
     "plural",
     "prompt",
@@ -105,6 +106,11 @@ def mentions(text: str, scene: Scene) -> list[tuple[int, Thing]]:
 @cache
 def _pattern(form: str) -> re.Pattern[str]:
     return re.compile(rf"\b{re.escape(form)}\b" if form.isascii() else re.escape(form), re.IGNORECASE)
+
+
+def letters(scene: Scene, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:
+    """A conversation of `n` turns about the letters of a choice's options, which needs no picture."""
+    return wording_en.letters(Facts(scene), rng, n)
 
 
 def questions(scene: Scene, rng: np.random.Generator, n: int, kinds: Sequence[str] = ()) -> list[Answer]:

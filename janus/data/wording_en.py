@@ -255,15 +255,36 @@ def _is_where(facts: Facts, true: bool, rng: np.random.Generator) -> str:
     return f"Is the {name} {between if true else OPPOSITE[between]} the {other}?"
 
 
+def letters(facts: Facts, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
+    """A choice that needs no picture: its options' letters are asked for by their words, or the reverse."""
+    asked, options, _ = _options(facts, rng)
+    said = []
+    for _ in range(turns):
+        letter = pick(LETTERS, rng)
+        option = options[letter]
+        forward = bool(rng.random() < 0.7)
+        question = f"Which letter is {option}?" if forward else f"What is {letter}?"
+        said.append((question, letter if forward else option))
+    (first, answer), *rest = said
+    return [(f"{asked}\n{first}", answer), *rest]
+
+
 def _choice(facts: Facts, rng: np.random.Generator) -> tuple[str, str]:
+    asked, _, right = _options(facts, rng)
+    return asked + weighted(_BY_LETTER, rng), right
+
+
+def _options(facts: Facts, rng: np.random.Generator) -> tuple[str, dict[str, str], str]:
+    """A question with its options below, the options by letter, and the letter of the right one."""
     forms = [_choose_name, _choose_count]
     forms += [_choose_colour] if facts.uniform else []
     forms += [_choose_place] if facts.pairs else []
     question, right, wrong = pick(forms, rng)(facts, rng)
     options = [right, *(wrong[i] for i in rng.permutation(len(wrong))[: len(LETTERS) - 1])]
     order = rng.permutation(len(options))
-    lines = [f"{letter}. {options[i]}" for letter, i in zip(LETTERS, order, strict=True)]
-    return "\n".join([question, *lines]) + weighted(_BY_LETTER, rng), LETTERS[int(np.argmin(order))]
+    by_letter = {letter: options[i] for letter, i in zip(LETTERS, order, strict=True)}
+    lines = [f"{letter}. {option}" for letter, option in by_letter.items()]
+    return "\n".join([question, *lines]), by_letter, LETTERS[int(np.argmin(order))]
 
 
 def _choose_name(facts: Facts, rng: np.random.Generator) -> tuple[str, str, list[str]]:

@@ -391,9 +391,7 @@ def _tidy_corners(number: Tensor, lots: Lots) -> Tensor:
     """Columns and rows of the blocks of 1 to 4 tidy things, (C, T, 2), as `tidy_places` draws them."""
     count, device = len(number), number.device
     slot = torch.arange(MOST, device=device).expand(count, -1)
-    missing = lots.below(4, count)[:, None]
-    quarter = torch.where((number == 3)[:, None] & (slot >= missing), slot + 1, slot).clamp(max=3)
-    corners = constant(QUADRANTS, device)[quarter]
+    corners = constant(QUADRANTS, device)[slot.clamp(max=len(QUADRANTS) - 1)]
     along = 4 * ((slot + lots.below(2, count)[:, None]) % 2)
     beside = torch.stack([along, torch.full_like(along, 2)], -1)
     beside = torch.where((lots.unit(count) < 0.5)[:, None, None], beside, beside.flip(-1))

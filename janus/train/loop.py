@@ -76,6 +76,7 @@ class _ModelRun(Run[Packed]):
             recipe.naming,
             recipe.depicting,
             recipe.smoothing,
+            recipe.smooth_tones,
         ).to(parallel.device)
         parallel.shard(self.trained, recipe.precision == "bfloat16")
         self.optimizer = self._optimizer()
@@ -118,6 +119,10 @@ class _ModelRun(Run[Packed]):
 
     def _open(self, data: Sequence[DataRecipe], model: JanusModel) -> list[tuple[Records, float]]:
         vision, drawn = model.config.vision, model.config.vq.image_size
+        if self.recipe.smooth_tones and model.config.vq.tones == 1:
+            raise ValueError(
+                "smooth_tones needs an image tokenizer whose codes have tones; this one has none"
+            )
         if self.recipe.naming and vision.image_size != drawn:
             raise ValueError(
                 f"naming needs pictures to understand as large as those to draw, not {vision.image_size} and "

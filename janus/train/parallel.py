@@ -87,15 +87,16 @@ class Trained(nn.Module):
         naming: float = 0.0,
         depicting: float = 0.0,
         smoothing: float = 0.0,
+        smooth_tones: bool = False,
     ) -> None:
         """look_ahead, naming, depicting: weights of those losses (see `janus.train.ahead`, `naming` and
-        `depicting`), which are added to the balance loss.  smoothing: of codes, while training (see
-        `JanusModel.losses`)."""
+        `depicting`), which are added to the balance loss.  smoothing, smooth_tones: of codes, while
+        training (see `JanusModel.losses`)."""
         super().__init__()
         self.janus = model
         self.alone = parallel.world == 1
         self.look_ahead, self.naming, self.depicting = look_ahead, naming, depicting
-        self.smoothing = smoothing
+        self.smoothing, self.smooth_tones = smoothing, smooth_tones
         self.told: dict[str, Tensor] = {}  # what the last pass gave for those losses
         self.ahead = LookAhead(model.config.core.width) if look_ahead else None
         self.depict = Depicting(model) if depicting else None
@@ -103,7 +104,8 @@ class Trained(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         entering = self.janus.embed(batch)
         hidden = self.janus.hidden(batch, entering)
-        losses = self.janus.losses(hidden, batch, self.smoothing if self.training else 0.0)
+        smoothing = self.smoothing if self.training else 0.0
+        losses = self.janus.losses(hidden, batch, smoothing, self.smooth_tones)
         if self.naming and self.training:
             naming = naming_loss(self.janus, entering, hidden, batch)
             losses.balance = losses.balance + self.naming * naming

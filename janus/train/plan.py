@@ -86,7 +86,8 @@ class TrainRecipe:
     look_ahead: float = 0.0  # weight of the loss that asks every cell for the next code that names decide
     naming: float = 0.0  # weight of the loss that asks every patch of a scene for the words of what it shows
     depicting: float = 0.0  # weight of the loss that asks a caption's names for the codes of what they name
-    smoothing: float = 0.0  # share of what each code should get that goes to all codes alike
+    smoothing: float = 0.0  # share of what each code should get that goes to all codes alike ...
+    smooth_tones: bool = False  # ... or to its shape in all tones
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
@@ -125,6 +126,8 @@ class TrainRecipe:
             raise ValueError("data is empty; name at least one folder, JSON lines file or set of shards")
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers, not {list(self.betas)}")
+        if self.smooth_tones and not self.smoothing:
+            raise ValueError("smooth_tones says where smoothing goes; set smoothing above 0")
         for name in ("drop_captions", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
