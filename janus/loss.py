@@ -58,16 +58,16 @@ class _CrossEntropy(torch.autograd.Function):
             chances = logits[rows].float().log_softmax(-1)
             target, weight = targets[rows, None], weights[rows, None]
             each = (1 - smoothing) * chances.gather(1, target)
-            like = None if among is None else _group(target, among)
+            like = _group(target, among) if smoothing and among else None
             if smoothing:
                 alike = chances if like is None else chances.gather(1, like)
                 each = each + smoothing * alike.mean(1, keepdim=True)
             total -= (each * weight).sum()
             if gradient is not None:
                 pull = chances.exp_()
-                if like is None:
+                if smoothing and like is None:
                     pull -= smoothing / classes
-                else:
+                elif like is not None:
                     pull.scatter_add_(1, like, pull.new_full(like.shape, -smoothing / like.shape[1]))
                 pull.scatter_add_(1, target, pull.new_full(target.shape, smoothing - 1))
                 gradient[rows] = pull.mul_(weight)
