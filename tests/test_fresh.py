@@ -193,6 +193,23 @@ def test_losses_that_make_no_sense(
         recipe(tmp_path, data, **changes)
 
 
+def test_smoothed_tones_are_those_of_the_codes_shape(tmp_path: Path, data: Path) -> None:
+    words = train_bpe(["a"], 300, TINY.prompt, tmp_path)
+    vq = dataclasses.replace(TINY.vq, tones=2, tone_dim=1)
+    model, count = JanusModel(dataclasses.replace(TINY, vq=vq)), TINY.vq.tokens
+    ids = [words.bos_id, words.begin_image_id] + [words.image_id] * count
+    batch = collate([[Sample(ids, [], codes=torch.arange(count))]], len(ids), words, count).batch
+    trained = Trained(model, Parallel("cpu"), smoothing=0.1, smooth_tones=True).train()
+    with torch.no_grad():
+        chances = model.image_logits(model.hidden(batch)[0, 1:-1]).log_softmax(-1)
+        own = torch.arange(count)
+        pair = (chances[own, own // 2 * 2] + chances[own, own // 2 * 2 + 1]) / 2
+        smooth = -(0.9 * chances[own, own] + 0.1 * pair).sum()
+        torch.testing.assert_close(trained(batch).image_sum, smooth)
+    with pytest.raises(ValueError, match="codes have tones; this one has none"):
+        train(recipe(tmp_path, data, smoothing=0.1, smooth_tones=True))
+
+
 def test_naming_needs_pictures_of_one_size(tmp_path: Path, data: Path) -> None:
     plan = recipe(tmp_path, data)
     assert plan.new is not None
