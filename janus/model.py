@@ -44,6 +44,8 @@ class Batch:
     slot_words: Tensor | None = None  # (N * P, W) long: tokens that name what a patch shows, else -1
     mentions: Tensor | None = None  # (B, T) bool: the last token of what names a thing to draw
     mention_codes: Tensor | None = None  # (mentions, W) long: that thing's codes, else -1
+    looks: Tensor | None = None  # (N, 4) long: level, row, token, a token of the row that it should look at
+    carried: Tensor | None = None  # (N, 3) long: row, token, the id of the token it should carry along
 
 
 @dataclass

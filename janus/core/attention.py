@@ -115,14 +115,26 @@ class GroupedQueryAttention(nn.Module):
         self, x: Tensor, angles: Rotary, visible: Visibility, cache: Cache | None, layer: int
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); `layer` is this layer's place in the cache."""
-        q, k, v = (
-            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H or G, T, C)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        q, k = rotate_halves(q, angles), rotate_halves(k, angles)
+        q, k = self._rotated(x, angles)
+        v = self._split(self.v_proj(x))
         if cache is not None:
             all_k, all_v = cache.write(layer, k, v)
             if cache.length > 0:  # a first call attends its own tokens, unrounded by the cache's dtype
                 k, v = all_k.to(q.dtype), all_v.to(q.dtype)
         mixed = attend(q, k, v, visible, self.scale)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def scores(self, x: Tensor, angles: Rotary, heads: int) -> Tensor:
+        """What the first `heads` heads score each token (last) for each other, unmasked, (B, heads, T, T)."""
+        q, k = self._rotated(x, angles)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        return q[:, :heads] @ k[:, :heads].mT * self.scale
+
+    def _rotated(self, x: Tensor, angles: Rotary) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, T, C) and keys (B, G, T, C)."""
+        q, k = self._split(self.q_proj(x)), self._split(self.k_proj(x))
+        return rotate_halves(q, angles), rotate_halves(k, angles)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, heads * C) -> (B, heads, T, C)"""
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

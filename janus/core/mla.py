@@ -54,28 +54,45 @@ class LatentAttention(nn.Module):
         self, x: Tensor, angles: Rotary, visible: Visibility, cache: Cache | None, layer: int
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); `layer` is this layer's place in the cache."""
-        q = self._queries(x).unflatten(-1, (self.heads, self.qk_dim)).transpose(1, 2)
-        q_nope, q_rope = q.split((self.nope_dim, self.rope_dim), dim=-1)  # (B, H, T, N), (B, H, T, P)
-        q_rope = rotate_pairs(q_rope, angles)
-
-        latent, k_rope = self.kv_a_proj_with_mqa(x).split((self.kv_rank, self.rope_dim), dim=-1)
-        latent = self.kv_a_layernorm(latent)  # (B, T, L)
-        k_rope = rotate_pairs(k_rope[:, None], angles)[:, 0]  # (B, T, P)
-
+        q_nope, q_rope = self._queries(x, angles)
+        latent, k_rope = self._latents(x, angles)
         mix = self._expanded
         if cache is not None:
             all_latent, all_k_rope = cache.write(layer, latent, k_rope)
             if cache.length > 0:  # a first call attends its own tokens, unrounded by the cache's dtype
-                latent, k_rope = all_latent.to(q.dtype), all_k_rope.to(q.dtype)
+                latent, k_rope = all_latent.to(x.dtype), all_k_rope.to(x.dtype)
                 if self._absorbing_is_cheaper(x.shape[1]):
                     mix = self._absorbed
         mixed = mix(q_nope, q_rope, latent, k_rope, visible)  # (B, H, T, V)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
-    def _queries(self, x: Tensor) -> Tensor:
+    def scores(self, x: Tensor, angles: Rotary, heads: int) -> Tensor:
+        """What the first `heads` heads score each token (last) for each other, unmasked, (B, heads, T, T)."""
+        q_nope, q_rope = (part[:, :heads] for part in self._queries(x, angles))
+        latent, k_rope = self._latents(x, angles)
+        k_nope = self._expand(latent)[0][:, :heads]
+        return (q_nope @ k_nope.mT + q_rope @ k_rope[:, None].mT) * self.scale
+
+    def _queries(self, x: Tensor, angles: Rotary) -> tuple[Tensor, Tensor]:
+        """Without position (B, H, T, N) and rotated (B, H, T, P)."""
         if self.compresses_queries:
-            return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        return self.q_proj(x)
+            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        else:
+            q = self.q_proj(x)
+        q = q.unflatten(-1, (self.heads, self.qk_dim)).transpose(1, 2)
+        q_nope, q_rope = q.split((self.nope_dim, self.rope_dim), dim=-1)
+        return q_nope, rotate_pairs(q_rope, angles)
+
+    def _latents(self, x: Tensor, angles: Rotary) -> tuple[Tensor, Tensor]:
+        """The latents (B, T, L) and the rotated keys (B, T, P)."""
+        latent, k_rope = self.kv_a_proj_with_mqa(x).split((self.kv_rank, self.rope_dim), dim=-1)
+        return self.kv_a_layernorm(latent), rotate_pairs(k_rope[:, None], angles)[:, 0]
+
+    def _expand(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (B, H, S, N) and values (B, H, S, V) of latents (B, S, L)."""
+        heads = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k_nope, v = heads.split((self.nope_dim, self.v_dim), dim=-1)
+        return k_nope, v
 
     def _absorbing_is_cheaper(self, tokens: int) -> bool:
         """Products per slot and head: expanding costs L(N + V) once, absorbing 2L, not N + V, per token."""
@@ -85,8 +102,7 @@ class LatentAttention(nn.Module):
     def _expanded(
         self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, visible: Visibility
     ) -> Tensor:
-        heads = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k_nope, v = heads.split((self.nope_dim, self.v_dim), dim=-1)  # (B, H, S, N), (B, H, S, V)
+        k_nope, v = self._expand(latent)
         k = torch.cat((k_nope, k_rope[:, None].expand(-1, self.heads, -1, -1)), dim=-1)
         q = torch.cat((q_nope, q_rope), dim=-1)
         if q.device.type == "cpu" and self.v_dim < self.qk_dim:

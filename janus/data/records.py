@@ -84,6 +84,31 @@ class Repainted:
 
 
 @dataclass(frozen=True)
+class Pointer:
+    """A place in a conversation that should look at others (see `janus.train.looking`).
+
+    "first": the token that ends before character `at` of a message.  "second": the token before the one
+    that has this character, which is to say it.  They look at patches of the picture, or at the tokens that
+    end before a character of a message; where there are neither, at nothing.
+    """
+
+    level: Literal["first", "second"]
+    message: int
+    at: int
+    patches: tuple[int, ...] = ()
+    words: tuple[tuple[int, int], ...] = ()  # messages, and characters of them
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A word that the token which ends before character `at` of a message should carry along."""
+
+    message: int
+    at: int
+    word: str
+
+
+@dataclass(frozen=True)
 class Record:
     """One record of a source, its pictures not yet read."""
 
@@ -99,6 +124,8 @@ class Record:
     weights: np.ndarray | None = None  # (K,) float32: how much each code counts in the loss, 1 on average
     mentions: tuple[tuple[int, np.ndarray], ...] = ()  # where the caption has named a thing, and its codes
     repainted: Repainted | None = None  # of the picture to draw
+    pointers: tuple[Pointer, ...] = ()  # where the messages' words should look
+    carried: tuple[Carried, ...] = ()
 
 
 class Records(Protocol):

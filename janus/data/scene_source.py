@@ -15,7 +15,8 @@ from PIL import Image
 
 from janus.data.art import WORK, load_sprites
 from janus.data.blocks import Blocks
-from janus.data.records import Kind, Picture, Record, Repainted, Skipped
+from janus.data.pointing import pointers
+from janus.data.records import Carried, Kind, Picture, Pointer, Record, Repainted, Skipped
 from janus.data.scenes import Look, Scene, SceneMaker
 from janus.data.subjects import SHARES
 from janus.data.subjects import Kind as SceneKind
@@ -174,7 +175,7 @@ class SceneSource:
         if recipe.teach == "drawing":
             return self._drawing(name, scene, rng)
         if recipe.teach == "letters":
-            return Record(name, "text", messages=_turns(letters(scene, rng, recipe.questions)))
+            return self._letters(name, scene, rng)
         asked = questions(scene, rng, recipe.questions, recipe.asks)
         if recipe.teach == "words":
             lines = [caption(scene, rng), *(f"{one.question} {one.answer}" for one in asked)]
@@ -182,14 +183,29 @@ class SceneSource:
         shown = _Made(self._redrawn[number]) if recipe.redrawn else _Rendered(self.maker, scene)
         messages = _turns([(one.question, one.answer) for one in asked], [shown])
         words: tuple[str, ...] = ()
+        looks: tuple[Pointer, ...] = ()
+        carried: tuple[Carried, ...] = ()
         if self.patch is not None:
             things = self.maker.patches(scene, self.patch)
+            looks, carried = pointers(scene, messages, things)
             words = tuple("" if thing is None else thing.words for thing in things)
             if recipe.placed:
                 words = placed(words)
         return Record(
-            name, "understanding", messages=messages, images=(shown,), shown=words, apart=recipe.apart
+            name,
+            "understanding",
+            messages=messages,
+            images=(shown,),
+            shown=words,
+            apart=recipe.apart,
+            pointers=looks,
+            carried=carried,
         )
+
+    def _letters(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:
+        messages = _turns(letters(scene, rng, self.recipe.questions))
+        looks, carried = pointers(scene, messages)
+        return Record(name, "text", messages=messages, pointers=looks, carried=carried)
 
     def _drawing(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:
         picture = _Rendered(self.maker, scene)

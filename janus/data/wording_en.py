@@ -256,15 +256,9 @@ def _is_where(facts: Facts, true: bool, rng: np.random.Generator) -> str:
 
 
 def letters(facts: Facts, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
-    """A choice that needs no picture: its options' letters are asked for by their words, or the reverse."""
+    """A choice that needs no picture: its options' letters are asked for by their words."""
     asked, options, _ = _options(facts, rng)
-    said = []
-    for _ in range(turns):
-        letter = pick(LETTERS, rng)
-        option = options[letter]
-        forward = bool(rng.random() < 0.7)
-        question = f"Which letter is {option}?" if forward else f"What is {letter}?"
-        said.append((question, letter if forward else option))
+    said = [(f"{options[letter]}?", letter) for letter in (pick(LETTERS, rng) for _ in range(turns))]
     (first, answer), *rest = said
     return [(f"{asked}\n{first}", answer), *rest]
 

@@ -75,6 +75,7 @@ class _ModelRun(Run[Packed]):
             recipe.look_ahead,
             recipe.naming,
             recipe.depicting,
+            recipe.looking,
             recipe.smoothing,
             recipe.smooth_tones,
         ).to(parallel.device)
@@ -91,7 +92,12 @@ class _ModelRun(Run[Packed]):
         learnt = recipe.lora is None and "core" in recipe.train
         # The layers whose experts are kept in balance: a frozen router needs no steering.
         self.balanced = [i for i, kind in enumerate(core.feed_forward) if kind == "moe" and learnt]
-        asking = {"look ahead": recipe.look_ahead, "naming": recipe.naming, "depicting": recipe.depicting}
+        asking = {
+            "look ahead": recipe.look_ahead,
+            "naming": recipe.naming,
+            "depicting": recipe.depicting,
+            "looking": recipe.looking,
+        }
         self.extra = [name for name, weight in asking.items() if weight]
         self.columns = self._columns()
         self.validation = None if recipe.validation is None else self._validation(recipe.validation)
@@ -123,12 +129,13 @@ class _ModelRun(Run[Packed]):
             raise ValueError(
                 "smooth_tones needs an image tokenizer whose codes have tones; this one has none"
             )
-        if self.recipe.naming and vision.image_size != drawn:
+        patches = self.recipe.naming or self.recipe.looking
+        if patches and vision.image_size != drawn:
             raise ValueError(
-                f"naming needs pictures to understand as large as those to draw, not {vision.image_size} and "
-                f"{drawn} pixels"
+                "naming and looking need pictures to understand as large as those to draw, not "
+                f"{vision.image_size} and {drawn} pixels"
             )
-        return open_data(data, model, vision.patch_size if self.recipe.naming else None)
+        return open_data(data, model, vision.patch_size if patches else None)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe

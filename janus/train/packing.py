@@ -36,6 +36,8 @@ class Sample:
     drawing: Tensor | None = None  # ... or the picture to take them from, (3, S, S) in [-1, 1]
     weights: Tensor | None = None  # (K,) of the codes in the loss, 1 on average; without it all alike
     mentions: Sequence[tuple[int, Tensor]] = ()  # last tokens of what names a thing to draw, its codes (W,)
+    looks: Sequence[tuple[int, int, int]] = ()  # level, token, a token that it should look at
+    carried: Sequence[tuple[int, int]] = ()  # tokens, and the token each should carry along
 
 
 def questions_apart(
@@ -102,6 +104,8 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     branches = torch.zeros_like(segments)
     learn = torch.zeros(shape, dtype=torch.bool)
     image_slots, code_slots, mentions = (torch.zeros_like(learn) for _ in range(3))
+    looks: list[tuple[int, int, int, int]] = []
+    carried: list[tuple[int, int, int]] = []
     for r, row in enumerate(rows):
         start = 0
         for number, sample in enumerate(row, start=1):
@@ -114,6 +118,8 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
             segments[r, start:end] = number
             for place, _ in sample.mentions:
                 mentions[r, start + place] = True
+            looks += [(level, r, start + place, start + at) for level, place, at in sample.looks]
+            carried += [(r, start + place, token) for place, token in sample.carried]
             for first, last in sample.learn:
                 learn[r, start + first : start + last] = True
             if sample.codes is not None or sample.drawing is not None:
@@ -145,6 +151,8 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
         positions=positions,
         segments=segments,
         branches=branches if branches.any() else None,
+        looks=torch.tensor(looks) if looks else None,
+        carried=torch.tensor(carried) if carried else None,
     )
     lacking = tuple(i for i, s in enumerate(drawn) if s.drawing is not None)
     return Packed(batch, torch.stack(drawings) if drawings else None, lacking)

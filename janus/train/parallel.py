@@ -16,6 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from janus.model import Batch, JanusModel, Losses
 from janus.train.ahead import LookAhead
 from janus.train.depicting import Depicting
+from janus.train.looking import Looking
 from janus.train.naming import naming_loss
 
 
@@ -86,12 +87,16 @@ class Trained(nn.Module):
         look_ahead: float = 0.0,
         naming: float = 0.0,
         depicting: float = 0.0,
+        looking: float = 0.0,
         smoothing: float = 0.0,
         smooth_tones: bool = False,
     ) -> None:
-        """look_ahead, naming, depicting: weights of those losses (see `janus.train.ahead`, `naming` and
-        `depicting`), which are added to the balance loss.  smoothing, smooth_tones: of codes, while
-        training (see `JanusModel.losses`)."""
+        """look_ahead, naming, depicting, looking: weights of those losses (see `janus.train.ahead`, `naming`,
+        `depicting` and `looking`), which are added to the balance loss.  smoothing, smooth_tones: of codes,
+        while training (see `JanusModel.losses`).
+
+        Raises ValueError for looking with several processes.
+        """
         super().__init__()
         self.janus = model
         self.alone = parallel.world == 1
@@ -100,6 +105,10 @@ class Trained(nn.Module):
         self.told: dict[str, Tensor] = {}  # what the last pass gave for those losses
         self.ahead = LookAhead(model.config.core.width) if look_ahead else None
         self.depict = Depicting(model) if depicting else None
+        if looking and not self.alone:
+            raise ValueError("looking needs whole layers, which several processes share; train with one")
+        self.looking = looking
+        self.look = Looking(model) if looking else None
 
     def forward(self, batch: Batch) -> Losses:
         entering = self.janus.embed(batch)
@@ -118,6 +127,10 @@ class Trained(nn.Module):
             depicted = self.depict(self.janus, batch)
             losses.balance = losses.balance + self.depicting * depicted
             self.told["depicting"] = depicted.detach()
+        if self.look is not None and self.training:
+            looks = self.look(self.janus, batch)
+            losses.balance = losses.balance + self.looking * looks
+            self.told["looking"] = looks.detach()
         if not self.alone:
             losses.balance = losses.balance + 0 * self._unused(batch)
         return losses

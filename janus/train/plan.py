@@ -86,6 +86,7 @@ class TrainRecipe:
     look_ahead: float = 0.0  # weight of the loss that asks every cell for the next code that names decide
     naming: float = 0.0  # weight of the loss that asks every patch of a scene for the words of what it shows
     depicting: float = 0.0  # weight of the loss that asks a caption's names for the codes of what they name
+    looking: float = 0.0  # weight of the loss that tells words of a conversation about a scene where to look
     smoothing: float = 0.0  # share of what each code should get that goes to all codes alike ...
     smooth_tones: bool = False  # ... or to its shape in all tones
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
@@ -106,13 +107,14 @@ class TrainRecipe:
             raise ValueError(f"workers must be at least 0, not {self.workers}")
         if (self.model is None) == (self.new is None):
             raise ValueError("a recipe has either a model to begin from or a new one")
-        for name in ("look_ahead", "naming", "depicting"):
+        for name in ("look_ahead", "naming", "depicting", "looking"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.naming and not any(one.scenes is not None for one in self.data):
-            raise ValueError(
-                "naming needs to know what each patch shows; only scenes can tell, and data has none"
-            )
+        for name in ("naming", "looking"):
+            if getattr(self, name) and not any(one.scenes is not None for one in self.data):
+                raise ValueError(
+                    f"{name} needs to know what each patch shows; only scenes can tell, and data has none"
+                )
         if any(one.scenes is not None and one.scenes.repainted for one in self.data):
             raise ValueError("repainted scenes teach an image tokenizer (kind: tokenizer), not a model")
         if self.depicting and not any(one.scenes is not None and one.scenes.blocks for one in self.data):

@@ -25,6 +25,7 @@ from janus.tokenizers.chat import (
     understanding_prompt,
 )
 from janus.tokenizers.text import TextTokenizer
+from janus.train.looking import located
 from janus.train.naming import named
 from janus.train.packing import Sample, questions_apart
 
@@ -46,6 +47,8 @@ class Draft:
     weights: np.ndarray | None = None  # (K,) of the codes in the loss
     words: torch.Tensor | None = None  # (patches, W) tokens of what each patch of the images shows
     mentions: Sequence[tuple[int, np.ndarray]] = ()  # last tokens of what names a thing to draw, its codes
+    looks: Sequence[tuple[int, int, int]] = ()  # level, token, a token that it should look at
+    carried: Sequence[tuple[int, int]] = ()  # tokens, and the token each should carry along
     repainted: Repainted | None = None  # of the picture to draw, for an image tokenizer
 
     def load(self, config: JanusConfig) -> Sample:
@@ -58,10 +61,16 @@ class Draft:
         if self.drawing is not None:
             pixels = crop([self.drawing.load()], config.vq.image_size)[0]
             return Sample(self.ids, self.learn, drawing=pixels, weights=weights)
-        if not self.images:
-            return Sample(self.ids, self.learn)
-        pixels = preprocess([picture.load() for picture in self.images], config.image)
-        return Sample(self.ids, self.learn, self.branches, pixels=pixels, words=self.words)
+        shown = [picture.load() for picture in self.images]
+        return Sample(
+            self.ids,
+            self.learn,
+            self.branches,
+            pixels=preprocess(shown, config.image) if shown else None,
+            words=self.words,
+            looks=self.looks,
+            carried=self.carried,
+        )
 
 
 class Writer:
@@ -123,7 +132,8 @@ class Writer:
         if record.apart:
             asked = [(q["content"], a["content"]) for q, a in zip(*[iter(record.messages)] * 2, strict=True)]
             parts = questions_apart(asked, images, self.tokenizer, self.config)
-            return Draft(record.name, *parts, images, words=words)
+            looks, carried = located(record, parts[0], self.tokenizer)
+            return Draft(record.name, *parts, images, words=words, looks=looks, carried=carried)
         ids: list[int] = []
         learn = []
         for end, message in enumerate(record.messages):
@@ -138,7 +148,8 @@ class Writer:
                 raise ValueError("the checkpoint's chat template rewrites earlier turns; train on one answer")
             learn.append((len(prompt), len(prompt) + len(answer)))
             ids = [*prompt, *answer]
-        return Draft(record.name, ids, learn, images=images, words=words)
+        looks, carried = located(record, ids, self.tokenizer)
+        return Draft(record.name, ids, learn, images=images, words=words, looks=looks, carried=carried)
 
 
 @dataclass(frozen=True)
