@@ -48,11 +48,9 @@ def talk(*turns: str) -> list[Message]:
 def looks(*turns: str) -> list[tuple[str, tuple[int, ...]]]:
     """What the pointers of a conversation about the scene end or begin at, and the patches they look at."""
     found, _ = pointers(SCENE, talk(*turns), PATCHES)
-    first = [one.level == "first" for one in found]
-    texts = [turns[one.message] for one in found]
     return [
-        (text[: one.at] if yes else text[one.at :], one.patches)
-        for one, yes, text in zip(found, first, texts, strict=True)
+        (turns[one.message][one.at :] if one.message % 2 else turns[one.message][: one.at], one.patches)
+        for one in found
     ]
 
 
@@ -61,7 +59,7 @@ def test_names_look_at_the_patches_of_their_things() -> None:
         ("Is the dog", (0,)),
         ("Is the dog left of a red car", (3,)),
     ]
-    assert looks("How many cars are there?", "two") == [("How many cars", (1, 3))]
+    assert looks("How many cars are there?", "two") == [("How many cars", (1, 3)), ("two", (1, 3))]
     assert looks("Is there a cat?") == [("Is there a cat", ())]
     assert looks("Is the dog red?") == [("Is the dog", (0,))]
     assert looks("Are there green cars?") == [("Are there green cars", (1, 3))]  # of other colours
@@ -77,17 +75,32 @@ def test_answers_look_at_what_they_are_about_to_name() -> None:
     assert looks("Where?", "on the left") == []
 
 
+def test_answers_about_one_thing_look_at_it_below() -> None:
+    for question, patches in (("How many cars are there?", (1, 3)), ("Is there a cat?", ())):
+        found, _ = pointers(SCENE, talk(question, "no"), PATCHES)
+        assert found[1:] == (Pointer("first", 1, 0, patches=patches),)
+    found, _ = pointers(SCENE, talk("Where is the dog, seen from the red car?", "above"), PATCHES)
+    assert [(one.message, one.patches) for one in found] == [(0, (0,)), (0, (3,))]
+    found, _ = pointers(SCENE, talk("What is it?", "a dog"), PATCHES)
+    assert found == (Pointer("second", 1, 2, patches=(0,)),)
+
+
 def test_letters_look_at_their_options() -> None:
     asked = "What is it?\nA. teddy bear\nB. dog\nAnswer."
     ends = {"A": asked.index("bear") + 4, "B": asked.index("dog") + 3}
     found, carried = pointers(SCENE, talk(asked, "B"), PATCHES)
-    assert found[-1] == Pointer("second", 1, 0, words=((0, ends["B"]),))
+    assert found[-2:] == (
+        Pointer("first", 1, 0, patches=(0,)),
+        Pointer("second", 1, 0, words=((0, ends["B"]),)),
+    )
     assert carried == tuple(Carried(0, end, letter) for letter, end in ends.items())
     found, _ = pointers(SCENE, talk(f"{asked}\ndog?", "B", "teddy bear?", "A"))
     assert found == (
         Pointer("first", 0, len(asked) + 4, words=((0, ends["B"]),)),
+        Pointer("first", 1, 0, words=((0, len(asked) + 4),)),
         Pointer("second", 1, 0, words=((0, ends["B"]),)),
         Pointer("first", 2, len("teddy bear"), words=((0, ends["A"]),)),
+        Pointer("first", 3, 0, words=((2, len("teddy bear")),)),
         Pointer("second", 3, 0, words=((0, ends["A"]),)),
     )
 

@@ -29,34 +29,44 @@ def pointers(
     """
     found: list[Pointer] = []
     carried: list[Carried] = []
-    options: dict[str, tuple[int, int]] = {}  # where the option of each letter ends
-    ends: dict[str, tuple[int, int]] = {}  # where each option's words end
+    options: dict[str, tuple[int, int, str]] = {}  # by letter: message, end and words of each
     for number, message in enumerate(messages):
         text: str = message["content"]
-        if message["role"] == "assistant":
-            if text in options:
-                found.append(Pointer("second", number, 0, words=(options[text],)))
-            elif patches:
-                found += [
-                    Pointer("second", number, begin, patches=_patches(things, patches))
-                    for begin, _, things in _named(text, scene)
-                    if things
-                ]
-            continue
-        listed = list(_OPTION.finditer(text))
-        if listed:
-            options = {one[1]: (number, one.end()) for one in listed}
-            ends = {one[2]: (number, one.end()) for one in listed}
-            carried += [Carried(number, one.end(), one[1]) for one in listed]
-        if patches:
+        named = list(_named(text, scene)) if patches else []
+        if message["role"] == "user":
+            if listed := list(_OPTION.finditer(text)):
+                options = {one[1]: (number, one.end(), one[2]) for one in listed}
+                carried += [Carried(number, one.end(), one[1]) for one in listed]
             found += [
-                Pointer("first", number, end, patches=_patches(things, patches))
-                for _, end, things in _named(text, scene)
+                Pointer("first", number, end, patches=_patches(things, patches)) for _, end, things in named
             ]
-        else:
             asked = text.rsplit("\n", 1)[-1].removesuffix("?")
-            if asked in ends:
-                found.append(Pointer("first", number, len(text.removesuffix("?")), words=(ends[asked],)))
+            if not patches:  # the words asked for are those of an option
+                found += [
+                    Pointer("first", number, len(text.removesuffix("?")), words=((where, end),))
+                    for where, end, words in options.values()
+                    if words == asked
+                ]
+        elif text in options:
+            where, end, words = options[text]
+            question: str = messages[number - 1]["content"]
+            if patches:  # what is chosen, or else what the question is about
+                chosen = [*_named(words, scene), *_named(question.split("\n")[0], scene)]
+                things = next((things for *_, things in chosen if things), [])
+                found.append(Pointer("first", number, 0, patches=_patches(things, patches)))
+            else:
+                found.append(
+                    Pointer("first", number, 0, words=((number - 1, len(question.removesuffix("?"))),))
+                )
+            found.append(Pointer("second", number, 0, words=((where, end),)))
+        elif told := [(begin, things) for begin, _, things in named if things]:
+            found += [
+                Pointer("second", number, begin, patches=_patches(things, patches)) for begin, things in told
+            ]
+        elif patches:
+            about = [things for *_, things in _named(messages[number - 1]["content"], scene)]
+            if len(about) == 1:
+                found.append(Pointer("first", number, 0, patches=_patches(about[0], patches)))
     return tuple(found), tuple(carried)
 
 

@@ -85,11 +85,11 @@ class Repainted:
 
 @dataclass(frozen=True)
 class Pointer:
-    """A place in a conversation that should look at others (see `janus.train.looking`).
+    """A place in a conversation that should look at others, and where in the core (`janus.train.looking`).
 
-    "first": the token that ends before character `at` of a message.  "second": the token before the one
-    that has this character, which is to say it.  They look at patches of the picture, or at the tokens that
-    end before a character of a message; where there are neither, at nothing.
+    Of a user's message it is the token that ends before character `at`, of an answer the token before the
+    one that has this character, which is to say it.  It looks at patches of the picture, or at the tokens
+    that end before a character of a message; where there are neither, at nothing.
     """
 
     level: Literal["first", "second"]

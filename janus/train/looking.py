@@ -4,9 +4,10 @@ A question about a picture is answered by lookups: from a name to the patches of
 to the option that says it.  Attention comes upon each of them by itself only after many steps in which the
 loss does not move, for neither looking at the right place nor having there what is looked for is of use
 without the other.  Here both are taught.  At a third of the core's depth a name in a question looks at the
-patches that show it; at two thirds the token before an answer looks at what the answer names, or at the
-option whose letter it is; a quarter of the heads are told so.  And the last token of an option carries its
-letter.  `docs/training.md` has the runs that led to it.
+patches that show it, and so does the token before an answer, if it asks about one kind of thing; at two
+thirds that token looks at what the answer names, or at the option whose letter it is.  A quarter of the heads
+are told so.  And the last token of an option carries its letter.  `docs/training.md` has the runs that led
+to it.
 
 Shapes: B rows, T tokens, D width.
 """
@@ -27,7 +28,7 @@ from janus.data.records import Record
 from janus.model import Batch, JanusModel
 from janus.tokenizers.text import TextTokenizer
 
-LEVELS = {"first": 1 / 3, "second": 2 / 3}  # of the layers, below those that look
+LEVELS = ("first", "second")  # at one and two thirds of the layers
 HEADS = 1 / 4  # of a layer's, the first ones
 
 
@@ -57,11 +58,11 @@ def located(
     slots = [place for place, token in enumerate(ids) if token == tokenizer.image_id]
     looks = []
     for one in record.pointers:
-        first = one.level == "first"
-        place = token_with(one.message, one.at - 1) if first else token_with(one.message, one.at) - 1
+        answers = record.messages[one.message]["role"] == "assistant"
+        place = token_with(one.message, one.at) - 1 if answers else token_with(one.message, one.at - 1)
         targets = [slots[patch] for patch in one.patches]
         targets += [token_with(message, end - 1) for message, end in one.words]
-        looks += [(int(not first), place, target) for target in targets or [0]]
+        looks += [(LEVELS.index(one.level), place, target) for target in targets or [0]]
     carried = [
         (token_with(one.message, one.at - 1), tokenizer.encode(f" {one.word}")[0]) for one in record.carried
     ]
@@ -73,7 +74,7 @@ class Looking:
 
     def __init__(self, model: JanusModel) -> None:
         layers = model.core.layers
-        self.layers = [int(len(layers) * depth) for depth in LEVELS.values()]
+        self.layers = [len(layers) // 3, 2 * len(layers) // 3]
         self.heads = max(1, int(model.config.core.heads * HEADS))
         self.given: list[tuple[Any, ...]] = [()] * len(self.layers)
         for level, number in enumerate(self.layers):
