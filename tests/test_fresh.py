@@ -179,7 +179,12 @@ def test_smoothing_gives_all_codes_a_share(tmp_path: Path) -> None:
     [
         ({"smoothing": 1.0}, "smoothing must be from 0 to below 1, not 1"),
         ({"smooth_tones": True}, "set smoothing above 0"),
-        ({"naming": 1.0}, "only scenes can tell, and data has none"),
+        (
+            {"naming": 1.0},
+            "naming needs to know what each patch shows; only scenes can tell, and data has none",
+        ),
+        ({"looking": 1.0}, "looking needs to know what each patch shows; only scenes"),
+        ({"factor_tones": True, "train": ("core",)}, "train gen_head, without lora"),
         ({"naming": -1.0}, "naming must be at least 0, not -1"),
         ({"look_ahead": -0.5}, "look_ahead must be at least 0, not -0.5"),
         ({"depicting": -1}, "depicting must be at least 0, not -1"),
@@ -208,6 +213,8 @@ def test_smoothed_tones_are_those_of_the_codes_shape(tmp_path: Path, data: Path)
         torch.testing.assert_close(trained(batch).image_sum, smooth)
     with pytest.raises(ValueError, match="codes have tones; this one has none"):
         train(recipe(tmp_path, data, smoothing=0.1, smooth_tones=True))
+    with pytest.raises(ValueError, match="factor_tones needs an image tokenizer whose codes have tones"):
+        train(recipe(tmp_path, data, factor_tones=True))
 
 
 def test_naming_needs_pictures_of_one_size(tmp_path: Path, data: Path) -> None:

@@ -30,6 +30,7 @@ from janus.train.plan import EMBEDDED, DataRecipe, TrainRecipe, ValidationRecipe
 from janus.train.run import PICTURES, Run
 from janus.train.state import Average, State
 from janus.train.stream import Stream, Writer, mix
+from janus.train.tones import factor
 
 WORDS = "words"  # in a run's folder: the text tokenizer of a new model
 WORDS_FROM = 3000  # records of each source that it learns from
@@ -125,10 +126,11 @@ class _ModelRun(Run[Packed]):
 
     def _open(self, data: Sequence[DataRecipe], model: JanusModel) -> list[tuple[Records, float]]:
         vision, drawn = model.config.vision, model.config.vq.image_size
-        if self.recipe.smooth_tones and model.config.vq.tones == 1:
-            raise ValueError(
-                "smooth_tones needs an image tokenizer whose codes have tones; this one has none"
-            )
+        for name in ("smooth_tones", "factor_tones"):
+            if getattr(self.recipe, name) and model.config.vq.tones == 1:
+                raise ValueError(f"{name} needs an image tokenizer whose codes have tones; this one has none")
+        if self.recipe.factor_tones and self.parallel.world > 1:
+            raise ValueError("factor_tones needs the whole image head; train with one process")
         patches = self.recipe.naming or self.recipe.looking
         if patches and vision.image_size != drawn:
             raise ValueError(
@@ -196,6 +198,8 @@ class _ModelRun(Run[Packed]):
                 parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.clip)
         self.optimizer.step()
+        if recipe.factor_tones:
+            factor(self.model.gen_head.vision_head, self.model.config.vq.tones)
         if self.balanced:
             self.model.core.update_expert_bias(parallel.sum(load))
         if self.average is not None:

@@ -89,6 +89,7 @@ class TrainRecipe:
     looking: float = 0.0  # weight of the loss that tells words of a conversation about a scene where to look
     smoothing: float = 0.0  # share of what each code should get that goes to all codes alike ...
     smooth_tones: bool = False  # ... or to its shape in all tones
+    factor_tones: bool = False  # a code's logit is one for its shape plus one for its tone
     drop_captions: float = 0.1  # of the samples to draw: what guidance compares with
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the computation
     weights: Literal["float32", "bfloat16"] = "float32"  # of what is trained, and of the optimizer's moments
@@ -130,6 +131,8 @@ class TrainRecipe:
             raise ValueError(f"betas must be two numbers, not {list(self.betas)}")
         if self.smooth_tones and not self.smoothing:
             raise ValueError("smooth_tones says where smoothing goes; set smoothing above 0")
+        if self.factor_tones and (self.lora is not None or "gen_head" not in self.train):
+            raise ValueError("factor_tones changes the image head; train gen_head, without lora")
         for name in ("drop_captions", "smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from janus.config import VqConfig
 from janus.tokenizers.image import VqTokenizer
@@ -45,6 +45,19 @@ def tie(tokenizer: VqTokenizer) -> None:
     config, weight = tokenizer.config, tokenizer.quantize.embedding.weight
     weight.data = even(tied(weight.data, config), config)
     weight.register_hook(lambda gradient: tied(gradient, config))
+
+
+@torch.no_grad()
+def factor(head: nn.Linear, tones: int) -> None:
+    """Make each logit the sum of one for a code's shape and one for its tone, the nearest such head.
+
+    Shape and tone are then chosen independently, so that a shape that was never right in a tone can be: what
+    either is learnt from is all codes that have it.
+    """
+    for rows in (head.weight, head.bias):
+        grid = rows.unflatten(0, (-1, tones))
+        parts = grid.mean(1, keepdim=True) + grid.mean(0, keepdim=True) - grid.mean((0, 1), keepdim=True)
+        rows.copy_(parts.flatten(0, 1))
 
 
 def give_back(
