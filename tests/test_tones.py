@@ -22,7 +22,7 @@ from janus.data.subjects import held_out
 from janus.tokenizers.image import VqTokenizer
 from janus.train import kinds
 from janus.train.plan import DataRecipe, Mixture, TrainRecipe
-from janus.train.tones import TONE, even, factor, give_back, tie, tied, unused
+from janus.train.tones import TONE, Factored, even, give_back, tie, tied, unused
 from janus.train.vq_files import load_tokenizer, new_tokenizer
 from janus.train.vq_recipe import TokenizerRecipe, VqWeights
 from tests.test_scene_source import SIZE, stand_ins
@@ -95,19 +95,24 @@ def test_rows_stay_tied_while_they_learn(tokenizer: VqTokenizer) -> None:
 
 def test_logits_of_a_factored_head_are_a_shapes_and_a_tones() -> None:
     head = torch.nn.Linear(5, 12)
+    generator = torch.Generator().manual_seed(0)
     before = torch.cat([head.weight.detach(), head.bias.detach()[:, None]], 1)
-    factor(head, 3)
-    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
-    logits = head(x).detach().unflatten(1, (4, 3))
-    differences = logits - logits[:, :1]  # of a shape to the first, whatever the tone
-    torch.testing.assert_close(differences, differences[:, :, :1].expand_as(differences))
-    assert float(differences.abs().max()) > 0.1
+    parts = Factored(head, 3)
     after = torch.cat([head.weight.detach(), head.bias.detach()[:, None]], 1)
     left = (before - after).unflatten(0, (4, 3))  # at right angles to all such heads
     torch.testing.assert_close(left.sum(0), torch.zeros(3, 6))
     torch.testing.assert_close(left.sum(1), torch.zeros(4, 6))
-    factor(head, 3)
-    torch.testing.assert_close(head.weight.detach(), after[:, :-1])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.1)
+    x, wanted = torch.randn(4, 5, generator=generator), torch.tensor([0, 4, 8, 9])
+    for _ in range(200):  # the tone of each shape's one code; no other is ever right
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(x), wanted).backward()
+        optimizer.step()
+        parts.step()
+        logits = head(x).detach().unflatten(1, (4, 3))
+        differences = logits - logits[:, :1]  # of a shape to the first, whatever the tone
+        torch.testing.assert_close(differences, differences[:, :, :1].expand_as(differences))
+    assert torch.equal(head(x).argmax(1), wanted)
 
 
 def test_a_shape_is_unused_when_none_of_its_codes_was_chosen() -> None:

@@ -30,7 +30,7 @@ from janus.train.plan import EMBEDDED, DataRecipe, TrainRecipe, ValidationRecipe
 from janus.train.run import PICTURES, Run
 from janus.train.state import Average, State
 from janus.train.stream import Stream, Writer, mix
-from janus.train.tones import factor
+from janus.train.tones import Factored
 
 WORDS = "words"  # in a run's folder: the text tokenizer of a new model
 WORDS_FROM = 3000  # records of each source that it learns from
@@ -80,6 +80,9 @@ class _ModelRun(Run[Packed]):
             recipe.smoothing,
             recipe.smooth_tones,
         ).to(parallel.device)
+        self.factored = None
+        if recipe.factor_tones:
+            self.factored = Factored(self.model.gen_head.vision_head, self.model.config.vq.tones)
         parallel.shard(self.trained, recipe.precision == "bfloat16")
         self.optimizer = self._optimizer()
         self.average = None if recipe.average is None else Average(self.trained, recipe.average)
@@ -198,8 +201,8 @@ class _ModelRun(Run[Packed]):
                 parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.clip)
         self.optimizer.step()
-        if recipe.factor_tones:
-            factor(self.model.gen_head.vision_head, self.model.config.vq.tones)
+        if self.factored is not None:
+            self.factored.step()
         if self.balanced:
             self.model.core.update_expert_bias(parallel.sum(load))
         if self.average is not None:

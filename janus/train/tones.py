@@ -47,17 +47,31 @@ def tie(tokenizer: VqTokenizer) -> None:
     weight.register_hook(lambda gradient: tied(gradient, config))
 
 
-@torch.no_grad()
-def factor(head: nn.Linear, tones: int) -> None:
-    """Make each logit the sum of one for a code's shape and one for its tone, the nearest such head.
+def factored(rows: Tensor, tones: int) -> Tensor:
+    """The nearest rows (codes, ...) that are each the sum of one for the shape and one for the tone."""
+    grid = rows.unflatten(0, (-1, tones))
+    parts = grid.mean(1, keepdim=True) + grid.mean(0, keepdim=True) - grid.mean((0, 1), keepdim=True)
+    return parts.flatten(0, 1)
+
+
+class Factored:
+    """An image head whose every logit is one for a code's shape plus one for its tone, while it learns.
 
     Shape and tone are then chosen independently, so that a shape that was never right in a tone can be: what
-    either is learnt from is all codes that have it.
+    either is learnt from is all codes that have it.  The optimizer's steps leave such rows a little, because
+    it scales each number by itself; `step` after each brings them back.
     """
-    for rows in (head.weight, head.bias):
-        grid = rows.unflatten(0, (-1, tones))
-        parts = grid.mean(1, keepdim=True) + grid.mean(0, keepdim=True) - grid.mean((0, 1), keepdim=True)
-        rows.copy_(parts.flatten(0, 1))
+
+    def __init__(self, head: nn.Linear, tones: int) -> None:
+        self.rows, self.tones = (head.weight, head.bias), tones
+        for row in self.rows:
+            row.register_hook(lambda gradient: factored(gradient, tones))
+        self.step()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for row in self.rows:
+            row.copy_(factored(row, self.tones))
 
 
 def give_back(
