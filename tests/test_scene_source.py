@@ -237,3 +237,14 @@ def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer:
 def test_recipes_of_scenes_that_make_no_sense(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ScenesRecipe(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("teach", ["seeing", "letters"])
+def test_where_to_look_is_told_if_asked_for(
+    tokenizer: VqTokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, teach: str
+) -> None:
+    monkeypatch.setattr(scene_source, "load_sprites", lambda *_: stand_ins())
+    recipe = ScenesRecipe(teach, "varied", asks=("what",) if teach == "seeing" else ())  # type: ignore[arg-type]
+    for pointing in (False, True):
+        source = SceneSource(recipe, tokenizer, SIZE // CELLS, tmp_path, pointing)
+        assert bool(source[0].pointers) == pointing

@@ -83,6 +83,9 @@ class Repainted:
     tones: np.ndarray  # (K,) of the codes of the first picture, -1 where any may be
 
 
+Level = Literal["first", "second"]
+
+
 @dataclass(frozen=True)
 class Pointer:
     """A place in a conversation that should look at others, and where in the core (`janus.train.looking`).
@@ -92,7 +95,7 @@ class Pointer:
     that end before a character of a message; where there are neither, at nothing.
     """
 
-    level: Literal["first", "second"]
+    level: Level
     message: int
     at: int
     patches: tuple[int, ...] = ()

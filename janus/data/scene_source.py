@@ -134,14 +134,20 @@ class SceneSource:
     """Scenes as records (see `janus.data.records.Records`): the same at the same number, always.
 
     `tokenizer` codes what is to be drawn.  With `patch`, a side in pixels, records say what each patch of a
-    picture shows.  Raises ValueError where its grid does not fit the scenes.
+    picture shows; with `pointing`, where words should look (`janus.data.pointing`).  Raises ValueError where
+    the patches' grid does not fit the scenes.
     """
 
     def __init__(
-        self, recipe: ScenesRecipe, tokenizer: VqTokenizer, patch: int | None = None, work: Path = WORK
+        self,
+        recipe: ScenesRecipe,
+        tokenizer: VqTokenizer,
+        patch: int | None = None,
+        work: Path = WORK,
+        pointing: bool = False,
     ) -> None:
         self.recipe = recipe
-        self.patch = patch
+        self.patch, self.pointing = patch, pointing
         self.unusable = Skipped()
         self.maker = SceneMaker(load_sprites(work), tokenizer.config.image_size)
         self._blocks: Blocks | None = None
@@ -187,7 +193,8 @@ class SceneSource:
         carried: tuple[Carried, ...] = ()
         if self.patch is not None:
             things = self.maker.patches(scene, self.patch)
-            looks, carried = pointers(scene, messages, things)
+            if self.pointing:
+                looks, carried = pointers(scene, messages, things)
             words = tuple("" if thing is None else thing.words for thing in things)
             if recipe.placed:
                 words = placed(words)
@@ -204,7 +211,7 @@ class SceneSource:
 
     def _letters(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:
         messages = _turns(letters(scene, rng, self.recipe.questions))
-        looks, carried = pointers(scene, messages)
+        looks, carried = pointers(scene, messages) if self.pointing else ((), ())
         return Record(name, "text", messages=messages, pointers=looks, carried=carried)
 
     def _drawing(self, name: str, scene: Scene, rng: np.random.Generator) -> Record:

@@ -8,7 +8,7 @@ there are several cats of different colours, the place of two things that GenEva
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from janus.data import wording_en, wording_zh
 from janus.data.facts import Facts, weighted
-from janus.data.scenes import Scene, Thing, relation
+from janus.data.scenes import COLOURS, NAMES, Scene, Thing, relation
 from janus.data.wording_en import NUMBERS, article, geneval_plural, plural
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "geneval_plural",
     "letters",
     "mentions",
+    "named",
     "plural",
     "prompt",
     "questions",
@@ -86,26 +87,44 @@ def mentions(text: str, scene: Scene) -> list[tuple[int, Thing]]:
 
     Things that are named together, as in "two red cats", are one mention.
     """
-    forms: dict[str, Thing] = {}
-    for thing in scene.things:
-        colour = thing.colour
-        for name in (thing.name, plural(thing.name), geneval_plural(thing.name)):
-            forms[name if colour is None else f"{colour} {name}"] = thing
-        forms[thing.name if colour is None else f"{thing.name} that is {colour}"] = thing
-        shade = "" if colour is None else f"{wording_zh.colour_of(colour)}的"
-        forms[shade + wording_zh.name_of(thing.name)] = thing
-    matches = [match for form in forms for match in _pattern(form).finditer(text)]
-    matches.sort(key=lambda match: (match.start(), -match.end()))  # a teddy bear is no bear
-    found: list[tuple[int, Thing]] = []
-    for match in matches:
-        if not found or match.start() >= found[-1][0]:
-            found.append((match.end(), forms[match[0].lower()]))
-    return found
+    return [(end, things[-1]) for _, end, things in named(text, scene) if things]
+
+
+def named(text: str, scene: Scene) -> Iterator[tuple[int, int, list[Thing]]]:
+    """From where to where a text names things, and which of the scene's they are, none for absent ones.
+
+    Words for a colour count if a thing of that name has it.
+    """
+    pattern, names, shades = _forms()
+    for match in pattern.finditer(text):
+        name = names[(match["name"] or match["zh_name"]).lower()]
+        shade = match["shade"] or match["behind"] or match["zh_shade"]
+        things = [thing for thing in scene.things if thing.name == name]
+        if not things and name in COLOURS:
+            continue  # an orange, or the colour
+        if shade:
+            things = [thing for thing in things if thing.colour == shades[shade.lower()]] or things
+        yield match.start(), match.end(), things
 
 
 @cache
-def _pattern(form: str) -> re.Pattern[str]:
-    return re.compile(rf"\b{re.escape(form)}\b" if form.isascii() else re.escape(form), re.IGNORECASE)
+def _forms() -> tuple[re.Pattern[str], dict[str, str], dict[str, str]]:
+    """What finds a name and its colour, the classes by all forms of their names, the colours likewise."""
+    english = {form(name): name for name in NAMES for form in (str, plural, geneval_plural)}
+    chinese = {wording_zh.name_of(name): name for name in NAMES}
+    shades = {colour: colour for colour in COLOURS}
+    chinese_shades = {wording_zh.colour_of(colour): colour for colour in COLOURS}
+
+    def any_of(forms: dict[str, str]) -> str:  # a teddy bear is no bear
+        return "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+
+    colour = any_of(shades)
+    pattern = re.compile(
+        rf"\b(?:(?P<shade>{colour}) )?(?P<name>{any_of(english)})\b(?: that is (?P<behind>{colour})\b)?"
+        rf"|(?:(?P<zh_shade>{any_of(chinese_shades)})的)?(?P<zh_name>{any_of(chinese)})",
+        re.IGNORECASE,
+    )
+    return pattern, english | chinese, shades | chinese_shades
 
 
 def letters(scene: Scene, rng: np.random.Generator, n: int) -> list[tuple[str, str]]:

@@ -140,7 +140,7 @@ class _ModelRun(Run[Packed]):
                 "naming and looking need pictures to understand as large as those to draw, not "
                 f"{vision.image_size} and {drawn} pixels"
             )
-        return open_data(data, model, vision.patch_size if patches else None)
+        return open_data(data, model, vision.patch_size if patches else None, self.recipe.looking > 0)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         recipe = self.recipe
@@ -288,16 +288,17 @@ def _sums(losses: Losses) -> Tensor:
 
 
 def open_data(
-    data: Sequence[DataRecipe], model: JanusModel, patch: int | None = None
+    data: Sequence[DataRecipe], model: JanusModel, patch: int | None = None, pointing: bool = False
 ) -> list[tuple[Records, float]]:
     """The sources of a recipe with their weights; scenes to draw are coded by the model's image tokenizer.
 
-    With `patch`, scenes say what each patch of so many pixels shows.
+    With `patch`, scenes say what each patch of so many pixels shows; with `pointing`, where words look.
     """
     opened: list[tuple[Records, float]] = []
     for one in data:
         if one.scenes is not None:
-            opened.append((SceneSource(one.scenes, model.gen_vision_model, patch), one.weight))
+            source = SceneSource(one.scenes, model.gen_vision_model, patch, pointing=pointing)
+            opened.append((source, one.weight))
         else:
             assert one.path is not None
             opened.append((open_source(one.path), one.weight))
