@@ -45,7 +45,7 @@ class Batch:
     mentions: Tensor | None = None  # (B, T) bool: the last token of what names a thing to draw
     mention_codes: Tensor | None = None  # (mentions, W) long: that thing's codes, else -1
     looks: Tensor | None = None  # (N, 4) long: level, row, token, a token of the row that it should look at
-    carried: Tensor | None = None  # (N, 3) long: row, token, the id of the token it should carry along
+    carried: Tensor | None = None  # (N, 4) long: level, row, token, the id of the token it should carry along
 
 
 @dataclass

@@ -45,44 +45,80 @@ def talk(*turns: str) -> list[Message]:
     return [{"role": roles[number % 2], "content": turn} for number, turn in enumerate(turns)]
 
 
-def looks(*turns: str) -> list[tuple[str, tuple[int, ...]]]:
-    """What the pointers of a conversation about the scene end or begin at, and the patches they look at."""
+def looks(*turns: str) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Pointers of a conversation about the scene: level, what is said or has been said, what it looks at."""
     found, _ = pointers(SCENE, talk(*turns), PATCHES)
-    return [
-        (turns[one.message][one.at :] if one.message % 2 else turns[one.message][: one.at], one.patches)
-        for one in found
-    ]
+    told = []
+    for one in found:
+        text, end = turns[one.message], one.at + one.characters
+        told.append((one.level, text[one.at : end] if one.message % 2 else text[: one.at], one.patches))
+    return told
 
 
 def test_names_look_at_the_patches_of_their_things() -> None:
     assert looks("Is the dog left of a red car?") == [
-        ("Is the dog", (0,)),
-        ("Is the dog left of a red car", (3,)),
+        ("first", "Is the dog", (0,)),
+        ("first", "Is the dog left of a red car", (3,)),
     ]
-    assert looks("How many cars are there?", "two") == [("How many cars", (1, 3)), ("two", (1, 3))]
-    assert looks("Is there a cat?") == [("Is there a cat", ())]
-    assert looks("Is the dog red?") == [("Is the dog", (0,))]
-    assert looks("Are there green cars?") == [("Are there green cars", (1, 3))]  # of other colours
+    assert looks("Is there a cat?") == [("first", "Is there a cat", ())]
+    assert looks("Is the dog red?") == [("first", "Is the dog", (0,))]
+    assert looks("Are there green cars?") == [("first", "Are there green cars", (1, 3))]  # of other colours
     assert looks("Is it orange?") == []
-    assert looks("有红色的汽车吗？") == [("有红色的汽车", (3,))]
+    assert looks("有红色的汽车吗？") == [("first", "有红色的汽车", (3,))]
 
 
 def test_answers_look_at_what_they_are_about_to_name() -> None:
-    assert looks("What is there?", "a dog and two cars") == [
-        ("dog and two cars", (0,)),
-        ("cars", (1, 3)),
+    assert looks("What is there?", "a dog and two cars.") == [
+        ("third", "a dog", (0,)),
+        ("first", " ", (0,)),  # the name of the dog has ended before it
+        ("third", " and two cars", (1, 3)),
+        ("first", ".", (1, 3)),
+    ]
+    assert looks("What is left of the dog?", "a red car")[1:] == [
+        ("third", "a red car", (3,)),
+        ("first", "", (3,)),
+        ("first", "a red car", (0,)),
     ]
     assert looks("Where?", "on the left") == []
 
 
-def test_answers_about_one_thing_look_at_it_below() -> None:
+def test_answers_look_at_what_the_question_is_about() -> None:
     for question, patches in (("How many cars are there?", (1, 3)), ("Is there a cat?", ())):
-        found, _ = pointers(SCENE, talk(question, "no"), PATCHES)
-        assert found[1:] == (Pointer("first", 1, 0, patches=patches),)
-    found, _ = pointers(SCENE, talk("Where is the dog, seen from the red car?", "above"), PATCHES)
-    assert [(one.message, one.patches) for one in found] == [(0, (0,)), (0, (3,))]
-    found, _ = pointers(SCENE, talk("What is it?", "a dog"), PATCHES)
-    assert found == (Pointer("second", 1, 2, patches=(0,)),)
+        assert looks(question, "none")[1:] == [("first", "none", patches)]
+
+
+def test_places_look_at_both_things() -> None:
+    asked = "Where is the dog, seen from the red car?"
+    assert looks(asked, "above")[2:] == [("first", "above", (0,)), ("second", "above", (3,))]
+    assert looks("Where is the dog?", "on the left")[1:] == [
+        ("first", "on the left", (0,)),
+        ("second", "on the left", (1, 3)),
+    ]
+    assert looks("狗在红色的汽车的上面吗？", "在")[2:] == [("first", "在", (0,)), ("second", "在", (3,))]
+    described = looks("Caption this.", "a dog left of a red car")
+    assert described[-2:] == [("first", "left", (0,)), ("second", "left", (3,))]
+    options = "Where is the dog?\nA. above the red car\nB. below the red car"
+    found, _ = pointers(SCENE, talk(options, "B"), PATCHES)
+    assert found[-3:] == (
+        Pointer("third", 1, 0, words=((0, len(options)),)),
+        Pointer("first", 1, 0, patches=(0,)),
+        Pointer("second", 1, 0, patches=(3,)),
+    )
+
+
+def test_names_and_places_carry_where_the_thing_is() -> None:
+    corner = [DOG if divmod(patch, 4)[0] < 2 > divmod(patch, 4)[1] else None for patch in range(16)]
+    carried = pointers(SCENE, talk("Where is the dog?", "on the left", "And the cat?", "no"), corner)[1]
+    assert [(one.message, one.at, one.word, one.level, one.characters) for one in carried] == [
+        (0, len("Where is the dog"), "top", "second", 1),
+        (0, len("Where is the dog"), "left", "second", 1),
+        (1, 0, "top", "second", len("on the left")),
+        (1, 0, "left", "second", len("on the left")),
+    ]
+    middle = [DOG if patch in (5, 9) else None for patch in range(16)]  # of the second column
+    for question in ("What is it? A dog", "How many dogs are there?"):
+        assert [one.word for one in pointers(SCENE, talk(question, "one"), middle)[1]] == ["left"]
+    assert not pointers(SCENE, talk("Are there cars?", "yes"), PATCHES)[1]  # two of them
 
 
 def test_letters_look_at_their_options() -> None:
@@ -90,18 +126,20 @@ def test_letters_look_at_their_options() -> None:
     ends = {"A": asked.index("bear") + 4, "B": asked.index("dog") + 3}
     found, carried = pointers(SCENE, talk(asked, "B"), PATCHES)
     assert found[-2:] == (
+        Pointer("third", 1, 0, words=((0, ends["B"]),)),
         Pointer("first", 1, 0, patches=(0,)),
-        Pointer("second", 1, 0, words=((0, ends["B"]),)),
     )
     assert carried == tuple(Carried(0, end, letter) for letter, end in ends.items())
+    found, _ = pointers(SCENE, talk("Which colour is the dog?\nA. red\nB. blue", "A"), PATCHES)
+    assert found[-1] == Pointer("first", 1, 0, patches=(0,))
     found, _ = pointers(SCENE, talk(f"{asked}\ndog?", "B", "teddy bear?", "A"))
     assert found == (
         Pointer("first", 0, len(asked) + 4, words=((0, ends["B"]),)),
+        Pointer("third", 1, 0, words=((0, ends["B"]),)),
         Pointer("first", 1, 0, words=((0, len(asked) + 4),)),
-        Pointer("second", 1, 0, words=((0, ends["B"]),)),
         Pointer("first", 2, len("teddy bear"), words=((0, ends["A"]),)),
+        Pointer("third", 3, 0, words=((0, ends["A"]),)),
         Pointer("first", 3, 0, words=((2, len("teddy bear")),)),
-        Pointer("second", 3, 0, words=((0, ends["A"]),)),
     )
 
 
@@ -119,30 +157,35 @@ def test_pointers_are_found_among_the_tokens(words: TextTokenizer, apart: bool) 
         apart=apart,
         pointers=(
             Pointer("first", 0, asked.index(" this"), patches=(0, 2)),
-            Pointer("second", 1, 0, words=((0, len(asked)),)),
+            Pointer("third", 1, 0, words=((0, len(asked)),)),
             Pointer("first", 2, len("Where are the cars")),
-            Pointer("second", 3, 2, patches=(1,)),
+            Pointer("second", 3, 0, patches=(1,), characters=3),  # two tokens
         ),
-        carried=(Carried(0, asked.index("dog") + 3, "A"),),
+        carried=(
+            Carried(0, asked.index("dog") + 3, "A"),
+            Carried(3, 0, "B", "second", characters=3),
+        ),
     )
     draft = Writer(TINY, words, drop=0.0)(record, np.random.default_rng(0))
     ids = draft.ids
     shown = ids.index(words.image_id)
     told = [(level, words.decode(ids[: place + 1]), at) for level, place, at in draft.looks]
-    begun = [told[number][1] for number in (0, 2, 3, 4)]
-    ends = ("猫", "B. teddy bear\n\n:", "the cars", "猫")
+    begun = [told[number][1] for number in (0, 2, 3, 4, -1)]
+    ends = ("猫", "B. teddy bear\n\n:", "the cars", "the cars?\n\n:", "猫")
     assert all(one.endswith(end) for one, end in zip(begun, ends, strict=True))
     assert words.decode(ids[: told[2][2] + 1]).endswith("teddy bear")
     assert [(level, at) for level, _, at in told] == [
         (0, shown),
         (0, shown + 2),
-        (1, told[2][2]),
+        (2, told[2][2]),
         (0, 0),
         (1, shown + 1),
+        (1, shown + 1),
     ]
-    [(place, token)] = draft.carried
+    (level, place, token), *others = draft.carried
     assert words.decode(ids[: place + 1]).endswith("A. dog")
-    assert token == words.encode(" A")[0]
+    assert (level, token) == (0, words.encode(" A")[0])
+    assert others == [(1, draft.looks[number][1], words.encode(" B")[0]) for number in (4, 5)]
     assert located(Record("none", "text"), ids, words) == ([], [])
 
 
@@ -154,13 +197,13 @@ def test_the_loss_is_the_surprise_at_where_to_look(words: TextTokenizer, preset:
     two = Sample(
         [words.bos_id, 9, 10, 11, 12, 13],
         [(3, 4)],
-        looks=[(0, 3, 1), (0, 3, 2), (1, 4, 0), (1, 5, 2)],
-        carried=[(2, 17)],
+        looks=[(0, 3, 1), (0, 3, 2), (1, 2, 1), (2, 4, 0), (2, 5, 2)],
+        carried=[(0, 2, 17), (1, 3, 18)],
     )
     batch = collate([[one, two]], 12, words, config.vq.tokens).batch
     trained = Trained(model, Parallel("cpu"), looking=0.5)
     depth = len(model.core.layers)
-    layers = [int(depth / 3), int(2 * depth / 3)]
+    layers = [int(depth / 3), int(depth / 2), int(2 * depth / 3)]
     kept: dict[int, torch.Tensor] = {}
     for number in layers:
         model.core.layers[number].register_forward_pre_hook(
@@ -169,7 +212,8 @@ def test_the_loss_is_the_surprise_at_where_to_look(words: TextTokenizer, preset:
     with torch.no_grad():
         losses = trained.train()(batch)
         expected = torch.zeros(())
-        for number, wanted in zip(layers, [{3: [1, 2]}, {4: [0], 5: [2]}], strict=True):
+        looks = [{3: [1, 2]}, {2: [1]}, {4: [0], 5: [2]}]
+        for level, (number, wanted) in enumerate(zip(layers, looks, strict=True)):
             layer, x = model.core.layers[number], kept[number][:, 6:]
             assert isinstance(layer, Layer)
             heads = max(1, config.core.heads // 4)
@@ -180,8 +224,8 @@ def test_the_loss_is_the_surprise_at_where_to_look(words: TextTokenizer, preset:
             shares = scores.softmax(-1)
             each = [-shares[:, place, at].sum(-1).log().mean() for place, at in wanted.items()]
             expected = expected + torch.stack(each).mean()
-            said = model.text_logits(model.core.norm(x[0, 2])).log_softmax(-1)
-            expected = expected - said[17]
+            said = model.text_logits(model.core.norm(x[0])).log_softmax(-1)
+            expected = expected - (said[2, 17] if level == 0 else (said[2, 17] + said[3, 18]) / 2)
         torch.testing.assert_close(trained.told["looking"], expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(losses.balance, model.core.balance_loss() + 0.5 * expected)
         assert float(trained.eval()(batch).balance) == 0

@@ -124,6 +124,8 @@ def test_a_run_goes_on_to_the_same_encoder(tmp_path: Path) -> None:
     train(recipe(tmp_path / "b", steps=2, schedule="constant"))
     with pytest.raises(ValueError, match="another recipe; it differs in schedule"):
         train(recipe(tmp_path / "b"))
+    with pytest.raises(ValueError, match=r"differs in looks\[1\] \('tidy', now 'varied'\).  Give this run"):
+        train(recipe(tmp_path / "a", looks=["varied", "varied"]))
     train(recipe(tmp_path / "a", steps=4))  # finished already
     (tmp_path / "c").mkdir()
     constant = train(recipe(tmp_path / "c", schedule="constant"))

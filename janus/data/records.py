@@ -83,7 +83,7 @@ class Repainted:
     tones: np.ndarray  # (K,) of the codes of the first picture, -1 where any may be
 
 
-Level = Literal["first", "second"]
+Level = Literal["first", "second", "third"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,9 @@ class Pointer:
     """A place in a conversation that should look at others, and where in the core (`janus.train.looking`).
 
     Of a user's message it is the token that ends before character `at`, of an answer the token before the
-    one that has this character, which is to say it.  It looks at patches of the picture, or at the tokens
-    that end before a character of a message; where there are neither, at nothing.
+    one that has this character, which is to say it, and likewise for the `characters` from there on.  It
+    looks at patches of the picture, or at the tokens that end before a character of a message; where there
+    are neither, at nothing.
     """
 
     level: Level
@@ -100,15 +101,18 @@ class Pointer:
     at: int
     patches: tuple[int, ...] = ()
     words: tuple[tuple[int, int], ...] = ()  # messages, and characters of them
+    characters: int = 1
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A word that the token which ends before character `at` of a message should carry along."""
+    """A word that tokens, told as a `Pointer`'s are, should carry along from one level of the core on."""
 
     message: int
     at: int
     word: str
+    level: Level = "first"
+    characters: int = 1
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 A question about a picture is answered by lookups: from a name to the patches of that thing, from the answer
 to the option that says it.  Attention comes upon each of them by itself only after many steps in which the
 loss does not move, for neither looking at the right place nor having there what is looked for is of use
-without the other.  Here both are taught.  At a third of the core's depth a name in a question looks at the
-patches that show it, and so does the token before an answer, if it asks about one kind of thing; at two
-thirds that token looks at what the answer names, or at the option whose letter it is.  A quarter of the heads
-are told so.  And the last token of an option carries its letter.  `docs/training.md` has the runs that led
-to it.
+without the other.  Here both are taught.  At a third of the core's depth a name looks at the patches that
+show it, and so do the tokens that say the answer, at what the question is about; half-way up these look at
+the other thing that a place is told by, if there is one; at two thirds, at what the answer is about to name,
+or at the option whose letter it is.  A quarter of the heads are told so.  And the last token of an option
+carries its letter, a name and what tells a place carry where in the picture the thing is.
+`docs/training.md` has the runs that led to it.
 
 Shapes: B rows, T tokens, D width.
 """
@@ -24,18 +25,18 @@ from torch import Tensor, nn
 
 from janus.core.attention import Visibility
 from janus.core.transformer import Layer
-from janus.data.records import Record
+from janus.data.records import Carried, Level, Pointer, Record
 from janus.model import Batch, JanusModel
 from janus.tokenizers.text import TextTokenizer
 
-LEVELS = ("first", "second")  # at one and two thirds of the layers
+LEVELS: dict[Level, float] = {"first": 1 / 3, "second": 1 / 2, "third": 2 / 3}  # of the layers' number
 HEADS = 1 / 4  # of a layer's, the first ones
 
 
 def located(
     record: Record, ids: list[int], tokenizer: TextTokenizer
-) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
-    """A record's pointers as (level, token, a token to look at), and what is carried as (token, id).
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """A record's pointers as (level, token, a token to look at), and what is carried as (level, token, id).
 
     `ids` are those of its conversation, in which every message stands once, in order.
     """
@@ -55,18 +56,24 @@ def located(
         before = len(record.messages[message]["content"][:character].encode())
         return bisect(ends, starts[message] + before)
 
+    def places(one: Pointer | Carried) -> list[int]:
+        if record.messages[one.message]["role"] == "user":
+            return [token_with(one.message, one.at - 1)]
+        said = range(one.at, one.at + one.characters)
+        return sorted({token_with(one.message, character) - 1 for character in said})
+
+    levels = list(LEVELS)
     slots = [place for place, token in enumerate(ids) if token == tokenizer.image_id]
-    looks = []
+    looks, carried = [], []
     for one in record.pointers:
-        answers = record.messages[one.message]["role"] == "assistant"
-        place = token_with(one.message, one.at) - 1 if answers else token_with(one.message, one.at - 1)
         targets = [slots[patch] for patch in one.patches]
         targets += [token_with(message, end - 1) for message, end in one.words]
-        looks += [(LEVELS.index(one.level), place, target) for target in targets or [0]]
-    carried = [
-        (token_with(one.message, one.at - 1), tokenizer.encode(f" {one.word}")[0]) for one in record.carried
-    ]
-    return looks, carried
+        for place in places(one):
+            looks += [(levels.index(one.level), place, target) for target in targets or [0]]
+    for word in record.carried:
+        token = tokenizer.encode(f" {word.word}")[0]
+        carried += [(levels.index(word.level), place, token) for place in places(word)]
+    return list(dict.fromkeys(looks)), list(dict.fromkeys(carried))
 
 
 class Looking:
@@ -74,7 +81,7 @@ class Looking:
 
     def __init__(self, model: JanusModel) -> None:
         layers = model.core.layers
-        self.layers = [len(layers) // 3, 2 * len(layers) // 3]
+        self.layers = [int(share * len(layers)) for share in LEVELS.values()]
         self.heads = max(1, int(model.config.core.heads * HEADS))
         self.given: list[tuple[Any, ...]] = [()] * len(self.layers)
         for level, number in enumerate(self.layers):
@@ -99,8 +106,8 @@ class Looking:
                     layer.input_layernorm(x), angles[layer.attention_kind], self.heads
                 )
                 total = total + _surprise(scores.float(), visible, batch.looks[here])
-            if batch.carried is not None:
-                rows, places, tokens = batch.carried.T
+            if batch.carried is not None and bool((here := batch.carried[:, 0] <= level).any()):
+                _, rows, places, tokens = batch.carried[here].T
                 said = model.text_logits(model.core.norm(x[rows, places]))
                 total = total + F.cross_entropy(said.float(), tokens)
         return total

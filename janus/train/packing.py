@@ -37,7 +37,9 @@ class Sample:
     weights: Tensor | None = None  # (K,) of the codes in the loss, 1 on average; without it all alike
     mentions: Sequence[tuple[int, Tensor]] = ()  # last tokens of what names a thing to draw, its codes (W,)
     looks: Sequence[tuple[int, int, int]] = ()  # level, token, a token that it should look at
-    carried: Sequence[tuple[int, int]] = ()  # tokens, and the token each should carry along
+    carried: Sequence[
+        tuple[int, int, int]
+    ] = ()  # level, token, and the id of the token it should carry along
 
 
 def questions_apart(
@@ -105,7 +107,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
     learn = torch.zeros(shape, dtype=torch.bool)
     image_slots, code_slots, mentions = (torch.zeros_like(learn) for _ in range(3))
     looks: list[tuple[int, int, int, int]] = []
-    carried: list[tuple[int, int, int]] = []
+    carried: list[tuple[int, int, int, int]] = []
     for r, row in enumerate(rows):
         start = 0
         for number, sample in enumerate(row, start=1):
@@ -119,7 +121,7 @@ def collate(rows: Sequence[Sequence[Sample]], length: int, tokenizer: TextTokeni
             for place, _ in sample.mentions:
                 mentions[r, start + place] = True
             looks += [(level, r, start + place, start + at) for level, place, at in sample.looks]
-            carried += [(r, start + place, token) for place, token in sample.carried]
+            carried += [(level, r, start + place, token) for level, place, token in sample.carried]
             for first, last in sample.learn:
                 learn[r, start + first : start + last] = True
             if sample.codes is not None or sample.drawing is not None:

@@ -159,6 +159,17 @@ def schedule(plan: Plan, step: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))
 
 
+def _changes(before: Any, now: Any, name: str) -> list[str]:
+    """What differs between two values as JSON has them, by the parts: "data[0].weight (1.0, now 2.0)"."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [one for key in keys for one in _changes(before.get(key), now.get(key), f"{name}.{key}")]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return [one for number, pair in pairs for one in _changes(*pair, f"{name}[{number}]")]
+    return [] if before == now else [f"{name} ({before!r}, now {now!r})"]
+
+
 def claim(folder: Path, values: dict[str, Any], free: Set[str], parallel: Parallel) -> None:
     """Make sure that the folder can be written, and is new or this recipe's; it is claimed by the first step.
 
@@ -168,12 +179,16 @@ def claim(folder: Path, values: dict[str, Any], free: Set[str], parallel: Parall
     path = folder / _RECIPE
     if path.is_file():
         before = read_json(path)
-        differs = [name for name in values if name not in free and values[name] != before.get(name)]
+        differs = [
+            told
+            for name in values
+            if name not in free
+            for told in _changes(before.get(name), values[name], name)
+        ]
         if differs:
             raise ValueError(
-                f"{folder} holds a run with another recipe; it differs in "
-                + ", ".join(f"{name} ({before.get(name)!r}, now {values[name]!r})" for name in differs)
-                + ".  Give this run a folder of its own with `out`"
+                f"{folder} holds a run with another recipe; it differs in {', '.join(differs)}.  Give this "
+                "run a folder of its own with `out`"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} has something else in it; give the run a new folder with `out`")
