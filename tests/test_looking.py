@@ -94,7 +94,10 @@ def test_places_look_at_both_things() -> None:
         ("first", "on the left", (0,)),
         ("second", "on the left", (1, 3)),
     ]
-    assert looks("狗在红色的汽车的上面吗？", "在")[2:] == [("first", "在", (0,)), ("second", "在", (3,))]
+    asked = "狗在红色的汽车的上面吗？"
+    assert looks(asked, "在")[3:] == [("first", "在", (0,)), ("second", "在", (3,))]
+    claimed = Pointer("third", 1, 0, words=((0, asked.index("吗")),))
+    assert pointers(SCENE, talk(asked, "在"), PATCHES)[0][2] == claimed
     described = looks("Caption this.", "a dog left of a red car")
     assert described[-2:] == [("first", "left", (0,)), ("second", "left", (3,))]
     options = "Where is the dog?\nA. above the red car\nB. below the red car"

@@ -77,6 +77,8 @@ def pointers(
         else:
             told = [(end, things) for _, end, things in names if things]
             looks = list(_saying(text, told, asked, scene))
+            if len(asked) == 2 and (claimed := _PLACE.search(question)):  # that it is there, or not
+                found.append(Pointer("third", number, 0, words=((number - 1, claimed.end()),)))
         for level, begin, end, things, placed in looks:
             seen = sorted(patch for thing in things for patch in shown.get(id(thing), ()))
             found.append(Pointer(level, number, begin, tuple(seen), characters=end - begin))
