@@ -100,6 +100,7 @@ def test_places_look_at_both_things() -> None:
     assert pointers(SCENE, talk(asked, "在"), PATCHES)[0][2] == claimed
     described = looks("Caption this.", "a dog left of a red car")
     assert described[-2:] == [("first", "left", (0,)), ("second", "left", (3,))]
+    assert not any(level == "second" for level, *_ in looks("What is it?", "a dog and no laptop but cars"))
     options = "Where is the dog?\nA. above the red car\nB. below the red car"
     found, _ = pointers(SCENE, talk(options, "B"), PATCHES)
     assert found[-3:] == (

@@ -20,7 +20,7 @@ from janus.data.wording_en import LETTERS
 from janus.tokenizers.chat import Message
 
 _OPTION = re.compile(rf"^([{LETTERS}])\. (.+)$", re.MULTILINE)
-_PLACE = re.compile("left|right|top|bottom|above|below|左边|右边|上面|下面")
+_PLACE = re.compile(r"\b(?:left|right|top|bottom|above|below)\b|左边|右边|上面|下面")  # a laptop is none
 
 
 class _Look(NamedTuple):
