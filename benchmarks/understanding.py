@@ -5,8 +5,8 @@
 Each scene is asked one question, and the answer counts only word for word.  "what" asks for everything that
 is there, up to six kinds of things; "what, one" are those of its answers that name a single kind.
 Looks: `varied` has the art styles of training, in any size, place, pose and background; `held-out style` is
-the same in a style that no training picture has; `tidy` is what the embedded model draws.  Intervals are
-Wilson's, of 95 %.
+the same in a style that no training picture has; `tidy` is what the embedded model draws, `tidy held-out
+style` is laid out like it, in that style.  Intervals are Wilson's, of 95 %.
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ def main() -> None:
         right = verdicts(model, maker, look, arguments.scenes, arguments.batch)
         right["all"] = [value for kind, values in right.items() if kind != _ONE for value in values]
         figures[look] = {}
-        print(f"\n{look:<16} right   95 %            of")
+        print(f"\n{look:<19} right   95 %            of")
         for kind, values in right.items():
             low, high = wilson(sum(values), len(values))
             figures[look][kind] = {"right": float(np.mean(values)), "of": len(values)}
-            print(f"{kind:<16} {np.mean(values):.3f}   {low:.3f} to {high:.3f}  {len(values):5d}")
+            print(f"{kind:<19} {np.mean(values):.3f}   {low:.3f} to {high:.3f}  {len(values):5d}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

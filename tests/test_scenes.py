@@ -90,6 +90,7 @@ def test_held_out_art_is_never_in_training(maker: SceneMaker) -> None:
         return {maker.sprites[t.sprite].style for s in scenes for t in s.things}
 
     assert styles("held-out style") == {style}
+    assert styles("tidy held-out style") == {style}
     assert style not in styles("tidy") | styles("varied")
     for scene in (maker.at("tidy", 0, i) for i in range(50)):
         for thing in scene.things:

@@ -3,16 +3,17 @@
 A scene is first a description (`Scene`), then pixels (`SceneMaker.render`); captions, questions and
 boxes come from the description alone (janus/data/wording.py), so they are right by construction.
 
-There are three looks.  "tidy" is what the model learns to draw: one drawing per class, few plain
+There are four looks.  "tidy" is what the model learns to draw: one drawing per class, few plain
 backgrounds, places on the grid of the image tokenizer's codes, each scene made for one of GenEval's six
 tasks.  "varied" is what it learns to see: one to six things in every art style but one, any colours,
-sizes, angles and backgrounds.  "held-out style" is varied, in that one style only.
+sizes, angles and backgrounds.  "held-out style" is varied, in that one style only, "tidy held-out style" is
+laid out as tidy scenes are, with drawings of that style.
 Some combinations are in no scene but those made for scoring (see `janus.data.subjects.held_out`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
@@ -69,7 +70,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Look = Literal["tidy", "varied", "held-out style"]
+Look = Literal["tidy", "varied", "held-out style", "tidy held-out style"]
 Fact = Literal["thing", "number", "colour", "place"]
 LOOKS: tuple[Look, ...] = get_args(Look)
 # What can be changed about a tidy scene so that its description holds no longer.
@@ -154,10 +155,10 @@ class SceneMaker:
         number = _number(look)
         if look != "tidy" and (kind is not None or held_out):
             raise ValueError(f"only tidy scenes have a task and held-out combinations; the look is {look!r}")
-        table = (self.to_draw, self.to_see, self._held_out_style)[number]
+        table = (self.to_draw, self.to_see, self._held_out_style, self._held_out_style)[number]
         if len(table) < 2:
             raise ValueError(f"{look} scenes need drawings of two classes at least, not {len(table)}")
-        if look != "tidy":
+        if not look.startswith("tidy"):
             return self._varied(table, rng)
         kind = kind or some_kind(rng, held_out)
         subjects = tidy_subjects(kind, list(table), rng, held_out)
@@ -166,17 +167,23 @@ class SceneMaker:
         shown = list(zip(subjects, places, strict=True))
         if kind != "position":  # "a cat and a dog": what is named first comes first, row by row
             shown.sort(key=lambda one: (one[1][1], one[1][0]))
-        return Scene(self.arranged(*zip(*shown, strict=True)), background, kind)
+        drawings = {name: _one_of(table[name], rng) for name, _ in subjects}
+        things = self.arranged([one for one, _ in shown], [place for _, place in shown], drawings)
+        return Scene(things, background, kind)
 
     def placed(self, name: str, sprite: int, colour: str | None, x: int, y: int, edge: int) -> Thing:
         """A thing to draw in the middle of a block of `edge` × `edge` cells at column x and row y."""
         box = in_place(self.drawings.shape(sprite), (x, y, edge), self.size)
         return Thing(name, colour, sprite, box)
 
-    def arranged(self, subjects: Sequence[Subject], places: Sequence[Place]) -> tuple[Thing, ...]:
-        """Things to draw, each in the middle of its block."""
+    def arranged(
+        self, subjects: Sequence[Subject], places: Sequence[Place], drawings: Mapping[str, int] | None = None
+    ) -> tuple[Thing, ...]:
+        """Things, each in the middle of its block; `drawings` by class, if not those to draw."""
+        if drawings is None:
+            drawings = {name: self.to_draw[name][0] for name, _ in subjects}
         return tuple(
-            self.placed(name, self.to_draw[name][0], colour, *place)
+            self.placed(name, drawings[name], colour, *place)
             for (name, colour), place in zip(subjects, places, strict=True)
         )
 

@@ -75,7 +75,7 @@ class DetectorRecipe:
         for name in ("steps", "batch", "keep_every", "checked"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.looks or "held-out style" in self.looks:
+        if not self.looks or set(self.looks) - {"tidy", "varied"}:
             raise ValueError(f"looks must be tidy, varied or both, not {list(self.looks)}")
         if self.config.classes != len(NAMES):
             raise ValueError(f"the world has {len(NAMES)} classes, not {self.config.classes}")
