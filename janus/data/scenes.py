@@ -110,7 +110,7 @@ class Scene:
 
     things: tuple[Thing, ...]  # in painting order
     background: Background
-    kind: Kind | None  # GenEval's task that a tidy scene was made for; None for other looks
+    kind: Kind | None  # GenEval's task that a tidy scene was made for; None for varied ones
 
 
 class SceneMaker:

@@ -37,9 +37,7 @@ class Sample:
     weights: Tensor | None = None  # (K,) of the codes in the loss, 1 on average; without it all alike
     mentions: Sequence[tuple[int, Tensor]] = ()  # last tokens of what names a thing to draw, its codes (W,)
     looks: Sequence[tuple[int, int, int]] = ()  # level, token, a token that it should look at
-    carried: Sequence[
-        tuple[int, int, int]
-    ] = ()  # level, token, and the id of the token it should carry along
+    carried: Sequence[tuple[int, int, int]] = ()  # level, token, id of the token that it should carry along
 
 
 def questions_apart(

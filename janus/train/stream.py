@@ -48,9 +48,7 @@ class Draft:
     words: torch.Tensor | None = None  # (patches, W) tokens of what each patch of the images shows
     mentions: Sequence[tuple[int, np.ndarray]] = ()  # last tokens of what names a thing to draw, its codes
     looks: Sequence[tuple[int, int, int]] = ()  # level, token, a token that it should look at
-    carried: Sequence[
-        tuple[int, int, int]
-    ] = ()  # level, token, and the id of the token it should carry along
+    carried: Sequence[tuple[int, int, int]] = ()  # level, token, id of the token that it should carry along
     repainted: Repainted | None = None  # of the picture to draw, for an image tokenizer
 
     def load(self, config: JanusConfig) -> Sample:
