@@ -48,7 +48,7 @@ def talk(*turns: str) -> list[Message]:
 def looks(*turns: str) -> list[tuple[str, str, tuple[int, ...]]]:
     """Pointers of a conversation about the scene: level, what is said or has been said, what it looks at."""
     found, _ = pointers(SCENE, talk(*turns), PATCHES)
-    told = []
+    told: list[tuple[str, str, tuple[int, ...]]] = []
     for one in found:
         text, end = turns[one.message], one.at + one.characters
         told.append((one.level, text[one.at : end] if one.message % 2 else text[: one.at], one.patches))
