@@ -15,7 +15,9 @@ from janus.data.art import Sprite
 from janus.data.backgrounds import SHARES as PATTERN_SHARES
 from janus.data.backgrounds import Background, Pattern, paint_background
 from janus.data.layouts import COVERED
+from janus.data.lots import Lots
 from janus.data.paint import things_table
+from janus.data.restyle import restyled
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker, Thing, block
 from janus.data.shipped import shipped_sprites
 from janus.data.subjects import SHARES, held_out
@@ -23,9 +25,7 @@ from janus.train import patches
 from janus.train.backdrops import PATTERNS
 from janus.train.canvas import MOST, NOTHING, TURN, Canvas, Plan
 from janus.train.kinds import train
-from janus.train.lots import Lots
 from janus.train.patches import VisionRecipe, drawn, labels
-from janus.train.restyle import restyled
 from tests.test_scenes import stand_ins
 from tests.test_vision_training import recipe
 

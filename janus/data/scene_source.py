@@ -17,6 +17,7 @@ from janus.data.art import WORK, load_sprites
 from janus.data.blocks import Blocks
 from janus.data.pointing import pointers
 from janus.data.records import Carried, Kind, Picture, Pointer, Record, Repainted, Skipped
+from janus.data.restyle import restyled, warped
 from janus.data.scenes import Look, Scene, SceneMaker
 from janus.data.subjects import SHARES
 from janus.data.subjects import Kind as SceneKind
@@ -46,6 +47,7 @@ class ScenesRecipe:
         False  # show each picture to draw in other colours too, for an image tokenizer with tones
     )
     redrawn: int = 0  # ask about so many tidy pictures as their blocks' codes give them back
+    restyled: float = 0.0  # share of the pictures to see that are shown in styles of their own
     placed: bool = False  # what a patch shows (see `janus.train.naming`) is said with where it is
 
     def __post_init__(self) -> None:
@@ -53,6 +55,10 @@ class ScenesRecipe:
             raise ValueError(f"only tidy scenes can be drawn; the look is {self.look!r}")
         if self.redrawn and self.teach != "seeing":
             raise ValueError(f"redrawn pictures are asked about; set teach: seeing, not {self.teach}")
+        if not 0 <= self.restyled <= 1:
+            raise ValueError(f"restyled must be a share from 0 to 1, not {self.restyled}")
+        if self.restyled and (self.teach != "seeing" or self.redrawn):
+            raise ValueError("restyled changes pictures to see, rendered ones; set teach: seeing, redrawn: 0")
         if self.repainted and self.teach != "drawing":
             raise ValueError(f"pictures to draw are repainted; set teach: drawing, not {self.teach}")
         if self.name_weight != 1 and not self.blocks:
@@ -90,9 +96,17 @@ class _Rendered:
 
     maker: SceneMaker
     scene: Scene
+    style: int | None = None  # seed of a style of its own: bent and, where no thing is painted, recoloured
 
     def load(self) -> Image.Image:
-        return Image.fromarray(self.maker.render(self.scene))
+        pixels = self.maker.render(self.scene)
+        if self.style is not None:
+            generator = torch.Generator().manual_seed(self.style)
+            other = warped(torch.tensor(pixels).permute(2, 0, 1)[None].float(), generator)
+            if all(thing.colour is None for thing in self.scene.things):
+                other = restyled(other, generator)
+            pixels = other[0].round().byte().permute(1, 2, 0).numpy()
+        return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True)
@@ -186,7 +200,8 @@ class SceneSource:
         if recipe.teach == "words":
             lines = [caption(scene, rng), *(f"{one.question} {one.answer}" for one in asked)]
             return Record(name, "text", text="\n".join(lines))
-        shown = _Made(self._redrawn[number]) if recipe.redrawn else _Rendered(self.maker, scene)
+        style = int(rng.integers(2**63)) if recipe.restyled and rng.random() < recipe.restyled else None
+        shown = _Made(self._redrawn[number]) if recipe.redrawn else _Rendered(self.maker, scene, style)
         messages = _turns([(one.question, one.answer) for one in asked], [shown])
         words: tuple[str, ...] = ()
         looks: tuple[Pointer, ...] = ()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from janus.data.backgrounds import SHARES
-from janus.train.lots import Lots
+from janus.data.lots import Lots
 
 PATTERNS = tuple(SHARES)
 

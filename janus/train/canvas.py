@@ -29,10 +29,10 @@ from tqdm import tqdm
 from janus.data.backgrounds import TIDY_BACKGROUNDS
 from janus.data.fitting import SEEN
 from janus.data.layouts import BORDER, CELLS, COVERED, QUADRANTS, SIZES, TRIES
+from janus.data.lots import Lots, constant
 from janus.data.scenes import APART, COLOURS, NAMES, STANDS_OUT, WRITTEN_ON, Look, SceneMaker
 from janus.data.subjects import COUNTED, HOW_MANY, SHARES, UNPAINTED, held_out
 from janus.train.backdrops import PATTERNS, backgrounds, mixed
-from janus.train.lots import Lots, constant
 
 SIDE = 64  # pixels of a drawing in the atlas, along its longer side
 MOST = len(HOW_MANY)  # things in a picture

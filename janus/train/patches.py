@@ -25,6 +25,7 @@ from janus.checkpoints.files import InMemory, load_part
 from janus.checkpoints.writing import new_folder, write, write_json
 from janus.config import VisionConfig
 from janus.data.art import load_sprites
+from janus.data.restyle import restyled
 from janus.data.scenes import COLOURS, NAMES, Look, Scene, SceneMaker
 from janus.encoders.siglip import SiglipTower
 from janus.train import results
@@ -32,7 +33,6 @@ from janus.train.canvas import NOTHING, Canvas
 from janus.train.loader import Step
 from janus.train.parallel import Parallel
 from janus.train.perceptual import pretrained
-from janus.train.restyle import restyled
 from janus.train.run import Run
 from janus.train.state import State
 

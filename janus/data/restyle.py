@@ -1,4 +1,4 @@
-"""Pictures in styles that no drawing has, so that an encoder learns to see through styles.
+"""Pictures in styles that no drawing has, so that what is learnt from them sees through styles.
 
 Shapes: N pictures, S their side.
 """
@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from janus.train.lots import Lots, constant
+from janus.data.lots import Lots, constant
 
 _KERNELS = (1, 3, 5)  # pixels, of the convolutions
+_BENDS = 6  # on each side, the places that are moved; between them it is smooth
+_BEND = 0.045  # times the side: the widest that the moves may spread, one standard deviation
 
 
 def restyled(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -36,3 +38,19 @@ def restyled(pixels: Tensor, generator: torch.Generator) -> Tensor:
     other = other * pixels.std(whole, keepdim=True) + pixels.mean(whole, keepdim=True)
     share = lots.unit(count, 1, 1, 1)
     return (share * pixels + (1 - share) * other).clamp(0, 255)
+
+
+def warped(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (N, 3, S, S) bent at random, each more or less: outlines change, colours and places stay.
+
+    Elastic distortion (Simard et al., 2003), with a coarse grid of moves instead of blurred noise.
+    """
+    count, side, device = len(pixels), pixels.shape[-1], generator.device
+    lots = Lots(generator)
+    moves = torch.randn(count, 2, _BENDS, _BENDS, generator=generator, device=device)
+    moves = 2 * _BEND * lots.unit(count, 1, 1, 1) * moves  # of a picture from -1 to 1
+    smooth = F.interpolate(moves, size=(side, side), mode="bicubic", align_corners=True)
+    straight = torch.eye(2, 3, device=device).expand(count, -1, -1)
+    grid = F.affine_grid(straight, [count, 1, side, side], align_corners=False)
+    grid = grid + smooth.permute(0, 2, 3, 1)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
