@@ -3,7 +3,8 @@
     python benchmarks/understanding.py [MODEL] [--scenes 2000] [--look varied] [--work DIR] [--json FILE]
 
 Each scene is asked one question, and the answer counts only word for word.  "what" asks for everything that
-is there, up to six kinds of things; "what, one" are those of its answers that name a single kind.
+is there, up to six kinds of things; "what, one" are those of its answers that name a single kind.  "where"
+asks for places and for what is in a place; "where, place" are those of its answers that name no thing.
 Looks: `varied` has the art styles of training, in any size, place, pose and background; `held-out style` is
 the same in a style that no training picture has; `tidy` is what the embedded model draws, `tidy held-out
 style` is laid out like it, in that style.  Intervals are Wilson's, of 95 %.
@@ -28,7 +29,7 @@ from janus.eval.intervals import wilson
 
 SEED = 1000  # recipes train on smaller ones
 ANSWER = 40  # tokens at most
-_ONE = "what, one"
+_PARTS = {("what", 1): "what, one", ("where", 0): "where, place"}  # by kind and how many things are named
 
 
 def verdicts(model: Janus, maker: SceneMaker, look: Look, count: int, batch: int) -> dict[str, list[bool]]:
@@ -45,8 +46,9 @@ def verdicts(model: Janus, maker: SceneMaker, look: Look, count: int, batch: int
         answers = model.chat_batch([one.question for one in asked], pictures, max_tokens=ANSWER)
         for scene, one, answer in zip(scenes, asked, answers, strict=True):
             right[one.kind].append(answer == one.answer)
-            if one.kind == "what" and len(mentions(one.answer, scene)) == 1:
-                right[_ONE].append(answer == one.answer)
+            named = len(mentions(one.answer, scene))
+            if part := _PARTS.get((one.kind, named)):
+                right[part].append(answer == one.answer)
     return right
 
 
@@ -65,7 +67,8 @@ def main() -> None:
     figures: dict[str, dict[str, dict[str, float]]] = {}
     for look in arguments.look or LOOKS:
         right = verdicts(model, maker, look, arguments.scenes, arguments.batch)
-        right["all"] = [value for kind, values in right.items() if kind != _ONE for value in values]
+        whole = [kind for kind in right if kind not in _PARTS.values()]
+        right["all"] = [value for kind in whole for value in right[kind]]
         figures[look] = {}
         print(f"\n{look:<19} right   95 %            of")
         for kind, values in right.items():

@@ -231,6 +231,9 @@ def test_redrawn_pictures_are_what_their_codes_give_back(open_scenes, tokenizer:
         ),
         ({"teach": "letters", "look": "tidy", "asks": ("what",)}, "letters asks no such questions"),
         ({"teach": "words", "look": "tidy", "placed": True}, "set teach: seeing, not words"),
+        ({"teach": "seeing", "look": "tidy", "restyled": 2.0}, "a share from 0 to 1, not 2.0"),
+        ({"teach": "words", "look": "tidy", "restyled": 0.5}, "set teach: seeing, redrawn: 0"),
+        ({"teach": "seeing", "look": "tidy", "restyled": 0.5, "redrawn": 5}, "redrawn: 0"),
         ({"teach": "seeing", "look": "tidy", "count": 0}, "count and questions must be at least 1"),
     ],
 )
@@ -248,3 +251,20 @@ def test_where_to_look_is_told_if_asked_for(
     for pointing in (False, True):
         source = SceneSource(recipe, tokenizer, SIZE // CELLS, tmp_path, pointing)
         assert bool(source[0].pointers) == pointing
+
+
+def test_restyled_pictures_keep_painted_things_colours(open_scenes) -> None:  # type: ignore[no-untyped-def]
+    values = {"teach": "seeing", "look": "tidy", "asks": ("what",)}
+
+    def shown(index: int, task: str, share: float) -> np.ndarray:
+        return np.asarray(open_scenes(**values, tasks=(task,), restyled=share)[index].images[0].load(), float)
+
+    for task, keeps in (("color_attr", True), ("two_object", False)):
+        plain, other = (np.stack([shown(i, task, share) for i in range(6)]) for share in (0.0, 1.0))
+        assert (other == np.stack([shown(i, task, 1.0) for i in range(6)])).all()
+        assert (np.abs(other - plain).mean((1, 2, 3)) > 1).all()
+        # bent or not, a tidy picture's corners show its background
+        moved = np.abs(other - plain)[:, :2, :2].max((1, 2, 3))
+        assert (moved == 0).all() if keeps else (moved > 3).sum() >= 4
+    source = open_scenes(**values, restyled=0.3)
+    assert 30 < sum(source[i].images[0].style is not None for i in range(200)) < 90
