@@ -34,10 +34,9 @@ def test_bending_changes_outlines_but_no_colours_and_hardly_places() -> None:
     bent = warped(pixels, seeded(1))
     assert torch.equal(bent, warped(pixels, seeded(1)))
     assert bent.min() >= 0
-    assert bent.max() <= 255
+    assert bent.max() < 255.01
     assert ((bent - pixels).abs().mean((1, 2, 3)) > 1).sum() > 40
     assert not torch.equal(bent[0] > 127, bent[1] > 127)
     assert (middles(bent) - torch.tensor([64.0, 32.0])).abs().max() < 12
-    assert torch.equal(
-        warped(torch.full((2, 3, 32, 32), 90.0), seeded(0)).round(), torch.full((2, 3, 32, 32), 90.0)
-    )
+    plain = torch.full((2, 3, 32, 32), 90.0)
+    torch.testing.assert_close(warped(plain, seeded(0)), plain)
