@@ -19,6 +19,7 @@ from janus.core.quantized import Quantization
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
 from janus.generation import Prompt, Sampling, decode, score
 from janus.model import JanusModel
+from janus.previews import Previews
 from janus.tokenizers.chat import (
     Message,
     answer_ids,
@@ -53,6 +54,7 @@ class _Drawing(TypedDict, total=False):
     batch_size: int | Literal["auto"]
     window: int | None
     on_step: Callable[[int, int], None] | None
+    on_preview: Callable[[list[Image.Image]], None] | None
 
 
 class Janus:
@@ -279,6 +281,7 @@ class Janus:
         batch_size: int | Literal["auto"] = "auto",
         window: int | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        on_preview: Callable[[list[Image.Image]], None] | None = None,
     ) -> list[Image.Image] | list[list[Image.Image]]:
         """Draw `n` pictures of a prompt, or of each of several.
 
@@ -290,7 +293,9 @@ class Janus:
         much, half as many, and so on.  `window` is how many codes of a picture are guessed and
         checked in one pass at most (see `janus.generation.decode`); 1 is none, and without it there are
         16 for all pictures of a batch together.  `on_step(done, total)` is called with the number of
-        image tokens drawn.  `size` is there to be checked: the weights draw pictures of one size.
+        image tokens drawn, `on_preview(pictures)` now and then with those being drawn, in grey what is not
+        there yet; that takes a twentieth of the time at most.  `size` is there to be checked: the weights
+        draw pictures of one size.
 
         Raises ValueError for an empty prompt, a size the weights do not support, settings out of range, or
         where memory does not hold even one picture.
@@ -319,11 +324,16 @@ class Janus:
         def draw(some: Sequence[tuple[int, int]], before: int) -> list[Image.Image]:
             rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]
             wide = max(1, WINDOW // len(some)) if window is None else window
-            codes = []
+            codes: list[Tensor] = []
+            previews = None
+            if on_preview is not None:
+                previews = Previews(on_preview, self.decode_images, self.config.vq.grid)
             for step in self._decode_codes(rows, own_seeds, sampling, guidance, wide):
                 codes.append(step)
                 if on_step is not None:
                     on_step(before * tokens + len(codes) * len(some), len(jobs) * tokens)
+                if previews is not None:
+                    previews.offer(codes)
             return self.decode_images(torch.stack(codes, dim=1))
 
         drawn = memory.in_batches(jobs, batch_size, draw, device)
