@@ -270,7 +270,8 @@ def dataclass_from_dict(cls: Any, values: Any, where: str) -> Any:
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ValueError(f"{where} has unknown fields {unknown}; known are {sorted(hints)}")
+        hint = "; a space must follow the colon" if any(":" in str(name) for name in unknown) else ""
+        raise ValueError(f"{where} has unknown fields {unknown}{hint}; known are {sorted(hints)}")
     missing = [
         f.name
         for f in dataclasses.fields(cls)

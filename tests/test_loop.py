@@ -384,7 +384,8 @@ def test_folders_of_others_are_left_alone(base: Path, data: Path, tmp_path: Path
         ({"steps": "many"}, "steps must be int"),
         ({"data": []}, "data is empty"),
         ({"train": ["everything"]}, "must be one of"),
-        ({"mixture": {"drawing": 1}}, "has unknown fields"),
+        ({"mixture": {"drawing": 1}}, r"unknown fields \['drawing'\]; known are"),
+        ({"mixture": {"text:1": None}}, r"unknown fields \['text:1'\]; a space must follow the colon; known"),
     ],
 )
 def test_wrong_recipes_are_refused(

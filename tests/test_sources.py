@@ -226,6 +226,14 @@ def test_broken_lines_shift_nothing(tmp_path: Path, broken: bytes) -> None:
     assert source[2].text == "b"
 
 
+def test_what_is_wrong_is_told_once_and_counted_each_time() -> None:
+    skipped = Skipped(records=9)
+    for name in "aab":
+        skipped.add(BadRecord(name, "no text", "why"))
+    assert str(skipped) == "3 of 9 records skipped: no text (3)"
+    assert skipped.messages == ["a: no text: why", "b: no text: why"]
+
+
 def test_pictures_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     write(tmp_path, {"text.jpg": "no picture", "cut.png": png(RED)[:-30], "bomb.png": png(RED, side=15)})

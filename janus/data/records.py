@@ -156,13 +156,13 @@ class Skipped:
 
     records: int = 0  # of all that were asked for, which whoever asks counts
     reasons: Counter[str] = field(default_factory=Counter)
-    messages: list[str] = field(default_factory=list)  # of the first 20
+    messages: list[str] = field(default_factory=list)  # the first 20 different ones
     _lock: ClassVar[Lock] = Lock()
 
     def add(self, error: BadRecord) -> None:
         with self._lock:
             self.reasons[error.reason] += 1
-            if len(self.messages) < 20:
+            if len(self.messages) < 20 and str(error) not in self.messages:
                 self.messages.append(str(error))
 
     def __str__(self) -> str:

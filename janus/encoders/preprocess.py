@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from janus.config import ImageConfig
@@ -42,6 +42,8 @@ def load_image(source: ImageSource) -> Image.Image:
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise ValueError(f"{name}: there is no such file") from error
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise ValueError(f"{name}: not a readable picture (of no known format)") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: {error}") from error
     except _DAMAGED as error:
