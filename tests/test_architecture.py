@@ -17,7 +17,7 @@ FLOORS = [
     {"core", "encoders", "loss", "tokenizers"},
     {"model"},
     {"checkpoints"},
-    {"generation", "memory"},
+    {"generation", "memory", "previews"},
     {"api", "bench", "info", "gallery"},
     {"data"},
     {"eval"},
