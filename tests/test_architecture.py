@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "janus"
 # Each floor may import those above it in this list, never one below or beside it.
 FLOORS = [
     {"config"},
+    {"kernels"},
     {"core", "encoders", "loss", "tokenizers"},
     {"model"},
     {"checkpoints"},

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from janus.config import CoreConfig
 from janus.core.cache import Cache
 from janus.core.rope import Rotary, rotate_halves, softmax_scale
+from janus.kernels.linear import Linear
 
 
 class RMSNorm(nn.Module):
@@ -106,10 +107,10 @@ class GroupedQueryAttention(nn.Module):
         self.head_dim = config.gqa_head_dim
         self.scale = softmax_scale(self.head_dim, config.yarn)
         kv_width = config.num_kv_heads * self.head_dim
-        self.q_proj = nn.Linear(config.width, config.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.v_proj = nn.Linear(config.width, kv_width, bias=False)
-        self.o_proj = nn.Linear(config.heads * self.head_dim, config.width, bias=False)
+        self.q_proj = Linear(config.width, config.heads * self.head_dim, bias=False)
+        self.k_proj = Linear(config.width, kv_width, bias=False)
+        self.v_proj = Linear(config.width, kv_width, bias=False)
+        self.o_proj = Linear(config.heads * self.head_dim, config.width, bias=False)
 
     def forward(
         self, x: Tensor, angles: Rotary, visible: Visibility, cache: Cache | None, layer: int

@@ -14,6 +14,7 @@ from janus.config import CoreConfig
 from janus.core.attention import RMSNorm, Visibility, attend
 from janus.core.cache import Cache
 from janus.core.rope import Rotary, rotate_pairs, softmax_scale
+from janus.kernels.linear import Linear
 
 
 class LatentAttention(nn.Module):
@@ -40,15 +41,15 @@ class LatentAttention(nn.Module):
         # The published latents' norms have an epsilon of their own, 1e-6 whatever the other norms use.
         self.compresses_queries = mla.q_rank is not None
         if mla.q_rank is None:
-            self.q_proj = nn.Linear(config.width, self.heads * self.qk_dim, bias=False)
+            self.q_proj = Linear(config.width, self.heads * self.qk_dim, bias=False)
         else:
-            self.q_a_proj = nn.Linear(config.width, mla.q_rank, bias=False)
+            self.q_a_proj = Linear(config.width, mla.q_rank, bias=False)
             self.q_a_layernorm = RMSNorm(mla.q_rank)
-            self.q_b_proj = nn.Linear(mla.q_rank, self.heads * self.qk_dim, bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(config.width, mla.kv_rank + mla.rope_dim, bias=False)
+            self.q_b_proj = Linear(mla.q_rank, self.heads * self.qk_dim, bias=False)
+        self.kv_a_proj_with_mqa = Linear(config.width, mla.kv_rank + mla.rope_dim, bias=False)
         self.kv_a_layernorm = RMSNorm(mla.kv_rank)
-        self.kv_b_proj = nn.Linear(mla.kv_rank, self.heads * (mla.nope_dim + mla.v_dim), bias=False)
-        self.o_proj = nn.Linear(self.heads * mla.v_dim, config.width, bias=False)
+        self.kv_b_proj = Linear(mla.kv_rank, self.heads * (mla.nope_dim + mla.v_dim), bias=False)
+        self.o_proj = Linear(self.heads * mla.v_dim, config.width, bias=False)
 
     def forward(
         self, x: Tensor, angles: Rotary, visible: Visibility, cache: Cache | None, layer: int

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from janus.config import CoreConfig, MoeConfig
+from janus.kernels.linear import Linear, linear
 
 
 class FeedForward(nn.Module):
@@ -23,9 +24,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_proj = Linear(width, hidden, bias=False)
+        self.up_proj = Linear(width, hidden, bias=False)
+        self.down_proj = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -136,7 +137,7 @@ class Experts(nn.Module):
         # `unbind` rather than indexing: its gradient is one stack, not a full-sized zero per expert.
         weights = zip(self.gate_up_proj.unbind(), self.down_proj.unbind(), strict=True)
         answers = [
-            F.linear(_swiglu(F.linear(part, gate_up)), down)
+            linear(_swiglu(linear(part, gate_up)), down)
             for part, (gate_up, down) in zip(rows.split(sizes), weights, strict=True)
             if part.shape[0]
         ]

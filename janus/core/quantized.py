@@ -14,9 +14,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from janus.core.moe import Experts, FeedForward
+from janus.kernels import native
+from janus.kernels.linear import linear
 
 Quantization = Literal["int8", "int4"]
 
@@ -45,10 +46,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if _few(rows):
+        outputs = len(self.weight)
+        if len(rows) > _FEW:
+            out = linear(rows, self.dense(x.dtype))
+        elif native.fits(rows, native.INT8, outputs):
+            out = native.linear(rows, native.INT8, outputs, self.weight, self.weight_scale)
+        elif rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
             out = torch._weight_int8pack_mm(rows, self.weight, self.weight_scale.to(x.dtype).flatten())
         else:
-            out = F.linear(rows, self.dense(x.dtype))
+            out = linear(rows, self.dense(x.dtype))
         return out.unflatten(0, x.shape[:-1])
 
 
@@ -89,11 +95,17 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if _few(rows):
+        outputs = len(self.weight_packed)
+        if len(rows) > _FEW:
+            out = linear(rows, self.dense(x.dtype))
+        elif native.fits(rows, native.INT4, outputs):
+            parts = (self.weight_packed, self.weight_scale, self.weight_zero_point)
+            out = native.linear(rows, native.INT4, outputs, *parts)
+        elif rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
             packed, scales = self._as_cpu_wants()
             out = torch._weight_int4pack_mm_for_cpu(rows, packed, GROUP, scales)
         else:
-            out = F.linear(rows, self.dense(x.dtype))
+            out = linear(rows, self.dense(x.dtype))
         return out.unflatten(0, x.shape[:-1])
 
     def _as_cpu_wants(self) -> tuple[Tensor, Tensor]:
@@ -148,10 +160,6 @@ def quantize(layers: Iterable[nn.Module], kind: Quantization) -> None:
                     parent.register_module(name, _LAYERS[kind](module.weight))
                 elif isinstance(module, Experts):
                     parent.register_module(name, IntegerExperts(module, kind))
-
-
-def _few(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and rows.dtype == torch.bfloat16 and len(rows) <= _FEW
 
 
 def _pack(numbers: Tensor) -> Tensor:

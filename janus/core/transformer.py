@@ -18,6 +18,7 @@ from janus.core.mla import LatentAttention
 from janus.core.moe import FeedForward, MoE, Samples, number_samples
 from janus.core.quantized import Quantization, quantize
 from janus.core.rope import Rotary, rotary
+from janus.kernels.linear import Linear
 
 
 class Layer(nn.Module):
@@ -187,7 +188,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: CoreConfig) -> None:
         super().__init__()
         self.model = Transformer(config)
-        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocab_size, bias=False)
 
     def forward(
         self,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from janus.kernels.linear import Linear
+
 
 class MlpAdaptor(nn.Module):
     """(..., D_in) to (..., D): `depth` linear layers with the exact GELU between them.
@@ -20,9 +22,9 @@ class MlpAdaptor(nn.Module):
         super().__init__()
         if depth < 1:
             raise ValueError(f"an adaptor of depth {depth}; it needs at least one layer")
-        self.layers = nn.Sequential(nn.Linear(width_in, width))
+        self.layers = nn.Sequential(Linear(width_in, width))
         for _ in range(depth - 1):
-            self.layers.extend([nn.GELU(), nn.Linear(width, width)])
+            self.layers.extend([nn.GELU(), Linear(width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
@@ -33,8 +35,8 @@ class ImageHead(nn.Module):
 
     def __init__(self, width: int, hidden_width: int, codes: int) -> None:
         super().__init__()
-        self.output_mlp_projector = nn.Linear(width, hidden_width)
-        self.vision_head = nn.Linear(hidden_width, codes)
+        self.output_mlp_projector = Linear(width, hidden_width)
+        self.vision_head = Linear(hidden_width, codes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.vision_head(F.gelu(self.output_mlp_projector(x)))

@@ -1,0 +1,228 @@
+/* Products of a few rows with a large matrix, as fast as memory gives the matrix away.
+
+   y[m, o] = sum over i of x[m, i] * w[o, i], in float32 whatever the numbers are stored as.  Every number of w
+   is read once and turned into a float in a register; with more than DIRECT rows that happens a block at a
+   time, into the cache nearest to the processor, from where all rows take it.
+
+   The cheapest way to unpack a word's numbers is all words' first ones, then all second ones, and so on.  x is
+   put into that order beforehand (`place`), so that nothing need be put back.
+
+   Compiled by native.py.  O outputs and I inputs of w, which are a multiple of `step(kind)`. */
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t integers __attribute__((vector_size(32), aligned(4), may_alias));
+
+#define WIDE 8      /* numbers of a vector */
+#define OUT 4       /* rows of w that are worked on at once */
+#define DIRECT 3    /* most rows of x whose sums have room in registers */
+#define BLOCK 1024  /* numbers of each of those rows that are unpacked at once */
+#define SHARE 16    /* times OUT outputs: what a thread takes at once */
+#define INLINE static inline __attribute__((always_inline))
+
+enum { BFLOAT16, INT8, INT4 };
+
+typedef struct {
+    int kind;
+    const char *weight;   /* (O, I) numbers, or (O, I / 8) words of eight four-bit ones, the first lowest */
+    const void *scale;    /* INT8 (O,), INT4 (O, I / 32): bfloat16, or float32 with wide_scale */
+    int wide_scale;
+    const uint32_t *zero; /* INT4 (O / 8, I / 32) words of eight zero points */
+    int64_t outputs, inputs;
+} matrix;
+
+INLINE int step(int kind) { return kind == BFLOAT16 ? 16 : kind == INT8 ? 32 : 64; }
+
+INLINE int64_t bytes(int kind, int64_t numbers) {
+    return kind == BFLOAT16 ? 2 * numbers : kind == INT8 ? numbers : numbers / 2;
+}
+
+/* Where number i of a step belongs. */
+INLINE int place(int kind, int i) {
+    int each = step(kind) / WIDE;
+    return i % each * WIDE + i / each;
+}
+
+INLINE float from_bfloat16(uint16_t value) {
+    uint32_t word = (uint32_t)value << 16;
+    float out;
+    memcpy(&out, &word, 4);
+    return out;
+}
+
+INLINE uint16_t to_bfloat16(float value) {
+    uint32_t word;
+    memcpy(&word, &value, 4);
+    if ((word & 0x7fffffff) > 0x7f800000) return 0x7fc0; /* not a number */
+    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+INLINE float scale_at(const matrix *w, int64_t i) {
+    return w->wide_scale ? ((const float *)w->scale)[i] : from_bfloat16(((const uint16_t *)w->scale)[i]);
+}
+
+/* Vector k of a step whose numbers are at `from`; INT8 and INT4 as they are stored. */
+INLINE floats unpack(int kind, const char *from, int k) {
+    words packed = *(const words *)from;
+    if (kind == BFLOAT16) return k ? (floats)(packed & 0xffff0000u) : (floats)(packed << 16);
+    if (kind == INT8) return __builtin_convertvector((integers)(packed << (24 - 8 * k)) >> 24, floats);
+    return __builtin_convertvector((integers)(packed >> 4 * k & 15), floats);
+}
+
+/* The fourth bits' numbers k of eight words, times PLACE[k]: without moving them, but for the sign's. */
+INLINE floats in_place(const char *from, int k) {
+    words packed = *(const words *)from;
+    return __builtin_convertvector((integers)(k < 7 ? packed & 15u << 4 * k : packed >> 4 & 15u << 24), floats);
+}
+static const float PLACE[8] = {1, 0x1p4, 0x1p8, 0x1p12, 0x1p16, 0x1p20, 0x1p24, 0x1p24};
+
+/* Scales, and zero points, of a step of INT4: two groups of 32 numbers, which are four words each. */
+INLINE void group(const matrix *w, int64_t o, int64_t i, floats *scale, floats *zero) {
+    int64_t at = (o * w->inputs + i) / 32;
+    float s0 = scale_at(w, at), s1 = scale_at(w, at + 1);
+    const uint32_t *z = w->zero + o / 8 * (w->inputs / 32) + i / 32;
+    words both = {z[0], z[0], z[0], z[0], z[1], z[1], z[1], z[1]};
+    *scale = (floats){s0, s0, s0, s0, s1, s1, s1, s1};
+    *zero = __builtin_convertvector((integers)(both >> (int)(4 * (o % 8)) & 15), floats);
+}
+
+INLINE float sum(floats values) {
+    float total = 0;
+    for (int i = 0; i < WIDE; i++) total += values[i];
+    return total;
+}
+
+/* M rows times OUT rows of w from o on, added to sums[M][OUT].  INT4 leaves its numbers where they are in
+   their words, and multiplies their zero points by the sums of groups, which come after x. */
+INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, const float *x, float *sums) {
+    const float *groups = x + M * w->inputs;
+    floats total[DIRECT][OUT];
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
+    for (int64_t i = 0; i < w->inputs; i += step(kind))
+        for (int r = 0; r < OUT; r++) {
+            const char *from = w->weight + bytes(kind, (o + r) * w->inputs + i);
+            floats scale, part[DIRECT];
+            if (kind == INT4) {
+                floats zero;
+                group(w, o + r, i, &scale, &zero);
+                for (int m = 0; m < M; m++) part[m] = -zero * *(const floats *)(groups + (m * w->inputs + i) / 8);
+            }
+#pragma GCC unroll 8
+            for (int k = 0; k < step(kind) / WIDE; k++) {
+                floats value = kind == INT4 ? in_place(from, k) : unpack(kind, from, k);
+                for (int m = 0; m < M; m++) {
+                    floats product = value * *(const floats *)(x + m * w->inputs + i + WIDE * k);
+                    if (kind == INT4)
+                        part[m] += product;
+                    else
+                        total[m][r] += product;
+                }
+            }
+            if (kind == INT4)
+                for (int m = 0; m < M; m++) total[m][r] += part[m] * scale;
+        }
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
+}
+
+/* n numbers of a row of w from i on, as floats. */
+INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, int n, float *out) {
+    for (int done = 0; done < n; done += step(kind)) {
+        const char *from = w->weight + bytes(kind, o * w->inputs + i + done);
+        floats scale, zero;
+        if (kind == INT4) group(w, o, i + done, &scale, &zero);
+#pragma GCC unroll 8
+        for (int k = 0; k < step(kind) / WIDE; k++) {
+            floats value = unpack(kind, from, k);
+            if (kind == INT4) value = (value - zero) * scale;
+            *(floats *)(out + done + WIDE * k) = value;
+        }
+    }
+}
+
+/* M rows, `inputs` apart, times a block of OUT rows of w, added to sums[M][OUT]. */
+INLINE void tile(const int M, const float *block, const float *x, int64_t inputs, int n, float *sums) {
+    floats total[DIRECT][OUT];
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
+    for (int i = 0; i < n; i += WIDE)
+        for (int m = 0; m < M; m++) {
+            floats value = *(const floats *)(x + m * inputs + i);
+            for (int r = 0; r < OUT; r++) total[m][r] += value * *(const floats *)(block + r * BLOCK + i);
+        }
+    for (int m = 0; m < M; m++)
+        for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
+}
+
+/* Rows times OUT rows of w from o on, to sums[rows][OUT]. */
+INLINE void some(const int kind, const matrix *w, int64_t o, const float *x, int64_t rows, float *sums) {
+    float block[OUT * BLOCK] __attribute__((aligned(64)));
+    memset(sums, 0, rows * OUT * sizeof *sums);
+    if (rows == 1) return direct(kind, 1, w, o, x, sums);
+    if (rows == 2) return direct(kind, 2, w, o, x, sums);
+    if (rows == 3) return direct(kind, 3, w, o, x, sums);
+    for (int64_t i = 0; i < w->inputs; i += BLOCK) {
+        int n = w->inputs - i < BLOCK ? (int)(w->inputs - i) : BLOCK;
+        for (int r = 0; r < OUT; r++) unpack_block(kind, w, o + r, i, n, block + r * BLOCK);
+        int64_t m = 0;
+        for (; m + 3 <= rows; m += 3) tile(3, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
+        if (m + 2 == rows) tile(2, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
+        if (m + 1 == rows) tile(1, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
+    }
+}
+
+/* x in the order of the weights.  For `direct` INT4, divided by PLACE, and behind it the sums of groups: of
+   every step eight numbers, those of its two groups first and fifth, the others 0. */
+static float *prepare(const matrix *w, const void *x, int wide, int64_t rows) {
+    int64_t numbers = rows * w->inputs;
+    int kind = w->kind, stays = kind == INT4 && rows <= DIRECT;
+    float *ordered = calloc(numbers + (stays ? numbers / 8 : 0), sizeof *ordered);
+    if (!ordered) return NULL;
+    for (int64_t i = 0; i < numbers; i += step(kind))
+        for (int k = 0; k < step(kind); k++) {
+            float value = wide ? ((const float *)x)[i + k] : from_bfloat16(((const uint16_t *)x)[i + k]);
+            ordered[i + place(kind, k)] = stays ? value / PLACE[k % 8] : value;
+            if (stays) ordered[numbers + i / 8 + k / 32 * 4] += value;
+        }
+    return ordered;
+}
+
+/* x (rows, I) and y (rows, O) are bfloat16, or float32 with `wide`.  O is a multiple of OUT.
+   Returns 0, or 1 where there is no memory. */
+int janus_linear(const void *x, int wide, int64_t rows, int kind, const void *weight, const void *scale,
+                 int wide_scale, const void *zero, int64_t outputs, int64_t inputs, void *y, int threads) {
+    const matrix w = {kind, weight, scale, wide_scale, zero, outputs, inputs};
+    float *ordered = prepare(&w, x, wide, rows);
+    int failed = !ordered;
+#pragma omp parallel num_threads(threads) if (ordered)
+    {
+        float *sums = ordered ? malloc(rows * OUT * sizeof *sums) : NULL;
+        if (!sums) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic, SHARE)
+        for (int64_t o = 0; o < outputs; o += OUT) {
+            if (!sums) continue;
+            if (kind == BFLOAT16) some(BFLOAT16, &w, o, ordered, rows, sums);
+            if (kind == INT8) some(INT8, &w, o, ordered, rows, sums);
+            if (kind == INT4) some(INT4, &w, o, ordered, rows, sums);
+            for (int64_t m = 0; m < rows; m++)
+                for (int r = 0; r < OUT; r++) {
+                    float value = sums[m * OUT + r] * (kind == INT8 ? scale_at(&w, o + r) : 1);
+                    if (wide)
+                        ((float *)y)[m * outputs + o + r] = value;
+                    else
+                        ((uint16_t *)y)[m * outputs + o + r] = to_bfloat16(value);
+                }
+        }
+        free(sums);
+    }
+    free(ordered);
+    return failed;
+}
