@@ -146,3 +146,38 @@ def test_products_by_way_of_float32_learn_the_same(
     for_weight = back.flatten(0, 1).T @ rows.flatten(0, 1)
     torch.testing.assert_close(layer.weight.grad.double(), for_weight, rtol=2**-8, atol=1e-5)
     assert x.grad.dtype == layer.weight.grad.dtype == kept
+
+
+@COMPILED
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("more", [0, 16])
+def test_attention_is_exact(tokens: int, masked: bool, groups: int, more: int) -> None:
+    """In a cache with room left, whose rows are not all seen."""
+    q, own = (_numbers(2, 6, tokens, width, dtype=torch.bfloat16, seed=width) for width in (64, 16))
+    k, v, k2 = (
+        _numbers(2, groups, 40, width, dtype=torch.bfloat16, seed=width + 1)[:, :, :37]
+        for width in (64, 32, 16)
+    )
+    seen = torch.rand(2, 1, tokens, 50, generator=torch.Generator().manual_seed(5))[..., :37] < 0.5
+    seen[..., 7] = True
+    pair = (own, k2) if more else None
+    got = native.attend(q, k, v, 0.3, seen if masked else None, pair)
+    keys, queries = (torch.cat(t, -1) if more else t[0] for t in ((k, k2), (q, own)))
+    wide_k, wide_v = (t.double().repeat_interleave(6 // groups, 1) for t in (keys, v))
+    scores = queries.double() @ wide_k.mT * 0.3
+    if masked:
+        scores = scores.masked_fill(~seen, -torch.inf)
+    exact = scores.softmax(-1) @ wide_v
+    torch.testing.assert_close(got.double(), exact, rtol=2**-8, atol=1e-5)
+
+
+@COMPILED
+def test_attention_to_scores_far_apart() -> None:
+    """Their exponentials would overflow, or vanish."""
+    q, k = torch.full((1, 1, 1, 16), 8.0), torch.full((1, 1, 3, 16), 8.0)
+    k[0, 0, 1] = -8
+    v = torch.arange(48.0).view(1, 1, 3, 16)
+    got = native.attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), 1.0)
+    torch.testing.assert_close(got.float(), (v[:, :, :1] + v[:, :, 2:]) / 2, rtol=2**-8, atol=0)

@@ -1,4 +1,5 @@
-/* Products of a few rows with a large matrix, as fast as memory gives the matrix away.
+/* Products of a few rows with a large matrix, and attention of a few tokens to a long cache, as fast as memory
+   gives them away.
 
    y[m, o] = sum over i of x[m, i] * w[o, i], in float32 whatever the numbers are stored as.  Every number of w
    is read once and turned into a float in a register; with more than DIRECT rows that happens a block at a
@@ -9,6 +10,7 @@
 
    Compiled by native.py.  O outputs and I inputs of w, which are a multiple of `step(kind)`. */
 
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -224,5 +226,136 @@ int janus_linear(const void *x, int wide, int64_t rows, int kind, const void *we
         free(sums);
     }
     free(ordered);
+    return failed;
+}
+
+/* e to the power of each, which is at most 0, within 2e-7 of it; 0 below -87.  Cephes' polynomial on
+   [-ln 2 / 2, ln 2 / 2]. */
+INLINE floats exponential(floats x) {
+    integers kept = x > -87.0f;
+    x = (floats)((integers)x & kept);
+    floats times = x * 1.44269504f + 0x1.8p23f - 0x1.8p23f; /* rounds to whole numbers */
+    floats r = x - times * 0.693359375f + times * 2.12194440e-4f;
+    floats e = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    e = e * r + 8.3334519073e-3f;
+    e = e * r + 4.1665795894e-2f;
+    e = e * r + 1.6666665459e-1f;
+    e = e * r + 5.0000001201e-1f;
+    e = e * r * r + r + 1.0f;
+    e *= (floats)((__builtin_convertvector(times, integers) + 127) << 23);
+    return (floats)((integers)e & kept);
+}
+
+/* Scores to what they are to be weighted with; n is a multiple of WIDE, those to leave out are -INFINITY. */
+INLINE void softmax(float *scores, int64_t n) {
+    float most = -INFINITY;
+    for (int64_t s = 0; s < n; s++) most = scores[s] > most ? scores[s] : most;
+    floats total = {0};
+    for (int64_t s = 0; s < n; s += WIDE) {
+        floats value = exponential(*(floats *)(scores + s) - most);
+        *(floats *)(scores + s) = value;
+        total += value;
+    }
+    float part = 1 / sum(total);
+    for (int64_t s = 0; s < n; s += WIDE) *(floats *)(scores + s) *= part;
+}
+
+/* Attention of T tokens of each of B rows, H heads, to S slots; the heads share G sets of keys and values.
+   Rows of q and out (B, H, T, C or V) and of keys and values (C or V, strides in numbers) are bfloat16.
+   A second pair q2, k2 of `more` channels, if there is one, adds to the scores.  `seen`, if given, is 0 where a
+   token of a row may not look. */
+typedef struct {
+    const uint16_t *q, *k, *v, *q2, *k2;
+    const uint8_t *seen;
+    uint16_t *out;
+    int64_t rows, heads, groups, tokens, slots, width, more, wide_v;
+    int64_t k_row, k_group, k_slot, v_row, v_group, v_slot, k2_row, k2_group, k2_slot, seen_row, seen_token;
+    float scale;
+} attention;
+#define QUERIES 8 /* worked on at once */
+
+INLINE void score(const attention *a, int64_t row, int64_t group, const uint16_t *q, const uint16_t *k, int64_t width,
+                  int64_t k_row, int64_t k_group, int64_t k_slot, int64_t first, int n, float *scores, int64_t stride) {
+    float wide[QUERIES][width];
+    int64_t each = a->heads / a->groups * a->tokens; /* queries of a group */
+    for (int m = 0; m < n; m++) {
+        const uint16_t *from = q + ((row * a->groups + group) * each + first + m) * width;
+        for (int64_t i = 0; i < width; i += 16)
+            for (int c = 0; c < 16; c++) wide[m][i + place(BFLOAT16, c)] = from_bfloat16(from[i + c]) * a->scale;
+    }
+    for (int64_t s = 0; s < a->slots; s++) {
+        const char *key = (const char *)(k + row * k_row + group * k_group + s * k_slot);
+        floats total[QUERIES];
+        for (int m = 0; m < n; m++) total[m] = (floats){0};
+        for (int64_t i = 0; i < width; i += 16)
+            for (int half = 0; half < 2; half++) {
+                floats value = unpack(BFLOAT16, key + 2 * i, half);
+                for (int m = 0; m < n; m++) total[m] += value * *(floats *)(wide[m] + i + WIDE * half);
+            }
+        for (int m = 0; m < n; m++) scores[m * stride + s] += sum(total[m]);
+    }
+}
+
+INLINE void attend(const attention *a, int64_t row, int64_t group, int64_t first, const int n, float *scores, int64_t stride) {
+    int64_t each = a->heads / a->groups * a->tokens;
+    for (int m = 0; m < n; m++) {
+        memset(scores + m * stride, 0, a->slots * sizeof *scores);
+        for (int64_t s = a->slots; s < stride; s++) scores[m * stride + s] = -INFINITY;
+    }
+    score(a, row, group, a->q, a->k, a->width, a->k_row, a->k_group, a->k_slot, first, n, scores, stride);
+    if (a->more) score(a, row, group, a->q2, a->k2, a->more, a->k2_row, a->k2_group, a->k2_slot, first, n, scores, stride);
+    for (int m = 0; m < n; m++) {
+        if (a->seen) {
+            const uint8_t *seen = a->seen + row * a->seen_row + (first + m) % a->tokens * a->seen_token;
+            for (int64_t s = 0; s < a->slots; s++)
+                if (!seen[s]) scores[m * stride + s] = -INFINITY;
+        }
+        softmax(scores + m * stride, stride);
+    }
+    float mixed[QUERIES][a->wide_v];
+    memset(mixed, 0, n * sizeof mixed[0]);
+    for (int64_t s = 0; s < a->slots; s++) {
+        const char *value = (const char *)(a->v + row * a->v_row + group * a->v_group + s * a->v_slot);
+        for (int64_t i = 0; i < a->wide_v; i += 16)
+            for (int half = 0; half < 2; half++) {
+                floats part = unpack(BFLOAT16, value + 2 * i, half);
+                for (int m = 0; m < n; m++) *(floats *)(mixed[m] + i + WIDE * half) += part * scores[m * stride + s];
+            }
+    }
+    for (int m = 0; m < n; m++) {
+        uint16_t *to = a->out + ((row * a->groups + group) * each + first + m) * a->wide_v;
+        for (int64_t i = 0; i < a->wide_v; i += 16)
+            for (int c = 0; c < 16; c++) to[i + c] = to_bfloat16(mixed[m][i + place(BFLOAT16, c)]);
+    }
+}
+
+/* Returns 0, or 1 where there is no memory. */
+int janus_attend(const attention *a, int threads) {
+    int64_t each = a->heads / a->groups * a->tokens;
+    int64_t pieces = (each + QUERIES - 1) / QUERIES;
+    int64_t stride = (a->slots + WIDE - 1) / WIDE * WIDE;
+    int failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        float *scores = malloc(QUERIES * stride * sizeof *scores);
+        if (!scores) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t piece = 0; piece < a->rows * a->groups * pieces; piece++) {
+            if (!scores) continue;
+            int64_t first = piece % pieces * QUERIES, group = piece / pieces % a->groups;
+            int64_t row = piece / pieces / a->groups;
+            int n = each - first < QUERIES ? (int)(each - first) : QUERIES;
+            if (n == 1)
+                attend(a, row, group, first, 1, scores, stride);
+            else if (n == QUERIES)
+                attend(a, row, group, first, QUERIES, scores, stride);
+            else
+                attend(a, row, group, first, n, scores, stride);
+        }
+        free(scores);
+    }
     return failed;
 }
