@@ -10,7 +10,7 @@ help:
 	@echo "make test         lint, type-check and test"
 	@echo "make lint         lint and type-check"
 	@echo "make test-oldest  the tests on the oldest supported torch (2.11)"
-	@echo "make embedded     train the model that ships with the package again, on a GPU (see recipes/embedded)"
+	@echo "make embedded     train the model that ships with the package again, best on a GPU (see docs/training.md)"
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("janus needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

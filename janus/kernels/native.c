@@ -22,6 +22,7 @@ typedef int32_t integers __attribute__((vector_size(32), aligned(4), may_alias))
 #define WIDE 8      /* numbers of a vector */
 #define OUT 4       /* rows of w that are worked on at once */
 #define DIRECT 3    /* most rows of x whose sums have room in registers */
+#define PAIR 2      /* rows of x that share an unpacked vector */
 #define BLOCK 1024  /* numbers of each of those rows that are unpacked at once */
 #define SHARE 16    /* times OUT outputs: what a thread takes at once */
 #define INLINE static inline __attribute__((always_inline))
@@ -75,12 +76,12 @@ INLINE floats unpack(int kind, const char *from, int k) {
     return __builtin_convertvector((integers)(packed >> 4 * k & 15), floats);
 }
 
-/* The fourth bits' numbers k of eight words, times PLACE[k]: without moving them, but for the sign's. */
+/* Numbers k of eight INT4 words, left in their place but for those with the sign: times 1 / MOVED[k]. */
 INLINE floats in_place(const char *from, int k) {
     words packed = *(const words *)from;
     return __builtin_convertvector((integers)(k < 7 ? packed & 15u << 4 * k : packed >> 4 & 15u << 24), floats);
 }
-static const float PLACE[8] = {1, 0x1p4, 0x1p8, 0x1p12, 0x1p16, 0x1p20, 0x1p24, 0x1p24};
+static const float MOVED[8] = {1, 0x1p-4, 0x1p-8, 0x1p-12, 0x1p-16, 0x1p-20, 0x1p-24, 0x1p-24};
 
 /* Scales, and zero points, of a step of INT4: two groups of 32 numbers, which are four words each. */
 INLINE void group(const matrix *w, int64_t o, int64_t i, floats *scale, floats *zero) {
@@ -93,9 +94,9 @@ INLINE void group(const matrix *w, int64_t o, int64_t i, floats *scale, floats *
 }
 
 INLINE float sum(floats values) {
-    float total = 0;
-    for (int i = 0; i < WIDE; i++) total += values[i];
-    return total;
+    typedef float half __attribute__((vector_size(16)));
+    half four = (half){values[0], values[1], values[2], values[3]} + (half){values[4], values[5], values[6], values[7]};
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* M rows times OUT rows of w from o on, added to sums[M][OUT].  INT4 leaves its numbers where they are in
@@ -108,6 +109,7 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
     for (int64_t i = 0; i < w->inputs; i += step(kind))
         for (int r = 0; r < OUT; r++) {
             const char *from = w->weight + bytes(kind, (o + r) * w->inputs + i);
+            __builtin_prefetch(from + bytes(kind, OUT * w->inputs)); /* the next rows: pages stop the processor's own */
             floats scale, part[DIRECT];
             if (kind == INT4) {
                 floats zero;
@@ -136,6 +138,7 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
 INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, int n, float *out) {
     for (int done = 0; done < n; done += step(kind)) {
         const char *from = w->weight + bytes(kind, o * w->inputs + i + done);
+        __builtin_prefetch(from + bytes(kind, OUT * w->inputs));
         floats scale, zero;
         if (kind == INT4) group(w, o, i + done, &scale, &zero);
 #pragma GCC unroll 8
@@ -149,14 +152,14 @@ INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, 
 
 /* M rows, `inputs` apart, times a block of OUT rows of w, added to sums[M][OUT]. */
 INLINE void tile(const int M, const float *block, const float *x, int64_t inputs, int n, float *sums) {
-    floats total[DIRECT][OUT];
+    floats total[PAIR][OUT], value[OUT];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
-    for (int i = 0; i < n; i += WIDE)
-        for (int m = 0; m < M; m++) {
-            floats value = *(const floats *)(x + m * inputs + i);
-            for (int r = 0; r < OUT; r++) total[m][r] += value * *(const floats *)(block + r * BLOCK + i);
-        }
+    for (int i = 0; i < n; i += WIDE) {
+        for (int r = 0; r < OUT; r++) value[r] = *(const floats *)(block + r * BLOCK + i);
+        for (int m = 0; m < M; m++)
+            for (int r = 0; r < OUT; r++) total[m][r] += value[r] * *(const floats *)(x + m * inputs + i);
+    }
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
 }
@@ -172,26 +175,26 @@ INLINE void some(const int kind, const matrix *w, int64_t o, const float *x, int
         int n = w->inputs - i < BLOCK ? (int)(w->inputs - i) : BLOCK;
         for (int r = 0; r < OUT; r++) unpack_block(kind, w, o + r, i, n, block + r * BLOCK);
         int64_t m = 0;
-        for (; m + 3 <= rows; m += 3) tile(3, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
-        if (m + 2 == rows) tile(2, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
-        if (m + 1 == rows) tile(1, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
+        for (; m + PAIR <= rows; m += PAIR) tile(PAIR, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
+        if (m < rows) tile(1, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
     }
 }
 
-/* x in the order of the weights.  For `direct` INT4, divided by PLACE, and behind it the sums of groups: of
+/* x in the order of the weights.  For `direct` INT4, times MOVED, and behind it the sums of groups: of
    every step eight numbers, those of its two groups first and fifth, the others 0. */
-static float *prepare(const matrix *w, const void *x, int wide, int64_t rows) {
-    int64_t numbers = rows * w->inputs;
-    int kind = w->kind, stays = kind == INT4 && rows <= DIRECT;
-    float *ordered = calloc(numbers + (stays ? numbers / 8 : 0), sizeof *ordered);
-    if (!ordered) return NULL;
-    for (int64_t i = 0; i < numbers; i += step(kind))
-        for (int k = 0; k < step(kind); k++) {
-            float value = wide ? ((const float *)x)[i + k] : from_bfloat16(((const uint16_t *)x)[i + k]);
-            ordered[i + place(kind, k)] = stays ? value / PLACE[k % 8] : value;
-            if (stays) ordered[numbers + i / 8 + k / 32 * 4] += value;
+INLINE void prepare(const int kind, const int stays, const void *x, int wide, int64_t numbers, float *out) {
+    for (int64_t i = 0; i < numbers; i += step(kind)) {
+        float own[64];
+        for (int k = 0; k < step(kind); k++)
+            own[k] = wide ? ((const float *)x)[i + k] : from_bfloat16(((const uint16_t *)x)[i + k]);
+#pragma GCC unroll 64
+        for (int k = 0; k < step(kind); k++) out[i + place(kind, k)] = stays ? own[k] * MOVED[k % 8] : own[k];
+        if (stays) {
+            float *groups = out + numbers + i / 8;
+            memset(groups, 0, 8 * sizeof *groups);
+            for (int k = 0; k < 32; k++) groups[0] += own[k], groups[4] += own[32 + k];
         }
-    return ordered;
+    }
 }
 
 /* x (rows, I) and y (rows, O) are bfloat16, or float32 with `wide`.  O is a multiple of OUT.
@@ -199,8 +202,15 @@ static float *prepare(const matrix *w, const void *x, int wide, int64_t rows) {
 int janus_linear(const void *x, int wide, int64_t rows, int kind, const void *weight, const void *scale,
                  int wide_scale, const void *zero, int64_t outputs, int64_t inputs, void *y, int threads) {
     const matrix w = {kind, weight, scale, wide_scale, zero, outputs, inputs};
-    float *ordered = prepare(&w, x, wide, rows);
+    int64_t numbers = rows * inputs;
+    float *ordered = malloc((numbers + numbers / 8) * sizeof *ordered);
     int failed = !ordered;
+    if (ordered) {
+        if (kind == BFLOAT16) prepare(BFLOAT16, 0, x, wide, numbers, ordered);
+        if (kind == INT8) prepare(INT8, 0, x, wide, numbers, ordered);
+        if (kind == INT4 && rows <= DIRECT) prepare(INT4, 1, x, wide, numbers, ordered);
+        if (kind == INT4 && rows > DIRECT) prepare(INT4, 0, x, wide, numbers, ordered);
+    }
 #pragma omp parallel num_threads(threads) if (ordered)
     {
         float *sums = ordered ? malloc(rows * OUT * sizeof *sums) : NULL;
