@@ -36,7 +36,10 @@ QUESTION = "What is in the picture?"
 TO_SEE, TEST = 40, 100
 DRAWN = 0.46  # of the picture's side, the longer side of one thing as the embedded model draws it
 OLD_DRAWN = "{scenes: {teach: drawing, look: tidy, seed: 60, blocks: true}, licence: see NOTICE}"
-OLD_SEEN = "{scenes: {teach: seeing, look: tidy, seed: 61, apart: true}, licence: see NOTICE}"
+OLD_SEEN = (
+    "{scenes: {teach: seeing, look: tidy, seed: 61, apart: true, asks: [what]}, "
+    "licence: see NOTICE, weight: 3}"
+)
 OLD = ("cat", "bus", "pizza", "umbrella", "clock", "banana", "chair", "boat")
 
 
@@ -132,7 +135,7 @@ def main() -> None:
         model=out / "decoder" / "model",
         data=f"[{new_drawn}, {new_seen}, {OLD_DRAWN}, {OLD_SEEN}]",
         steps=options.steps,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         keep_every=50,
     )
     examine(Janus.from_pretrained(out / "run" / "model"), sprite, maker, out / "after.png")
