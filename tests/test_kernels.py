@@ -1,7 +1,9 @@
-"""Products on the CPU: the compiled ones, those by way of float32, and the choice between them."""
+"""Products and steps on the CPU: the compiled ones, those by way of float32, and the choice between them."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from janus.core.quantized import Int4Linear, Int8Linear
+from janus.config import CoreConfig, MlaConfig, MoeConfig
+from janus.core.cache import Cache
+from janus.core.quantized import Int4Linear, Int8Linear, Quantization
+from janus.core.transformer import LanguageModel, init_weights
 from janus.kernels import linear as products
 from janus.kernels import native
 
@@ -31,6 +36,12 @@ def _numbers(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    made = native.matrix(native.KINDS[weight.dtype], weight, *weight.shape)
+    assert made is not None
+    return native.linear(x, made)
+
+
 def _close(got: Tensor, x: Tensor, dense: Tensor) -> None:
     """To float64's product, within float32's rounding, or bfloat16's where that is the result's precision."""
     exact = x.double() @ dense.double().T
@@ -42,9 +53,10 @@ def _close(got: Tensor, x: Tensor, dense: Tensor) -> None:
 @DTYPES
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 16])
 @pytest.mark.parametrize("inputs", INPUTS)
-def test_bfloat16_products_are_exact(rows: int, inputs: int, dtype: torch.dtype) -> None:
-    x, weight = _numbers(rows, inputs, dtype=dtype), _numbers(132, inputs, dtype=torch.bfloat16, seed=1)
-    _close(native.linear(x, native.BFLOAT16, 132, weight), x, weight)
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+def test_products_are_exact(rows: int, inputs: int, weights: torch.dtype, dtype: torch.dtype) -> None:
+    x, weight = _numbers(rows, inputs, dtype=dtype), _numbers(132, inputs, dtype=weights, seed=1)
+    _close(_linear(x, weight), x, weight)
 
 
 @COMPILED
@@ -72,9 +84,7 @@ def test_extreme_numbers_keep_their_value() -> None:
     weight = torch.zeros(4, 64, dtype=torch.bfloat16)
     weight[:, 0] = torch.tensor([3e38, -1e-40, float("inf"), float("nan")])
     weight[:, 1] = 1
-    torch.testing.assert_close(
-        native.linear(x, native.BFLOAT16, 4, weight), F.linear(x, weight), rtol=0, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(_linear(x, weight), F.linear(x, weight), rtol=0, atol=0, equal_nan=True)
 
 
 @COMPILED
@@ -85,7 +95,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
         results = []
         for number in (1, 2, 5):
             torch.set_num_threads(number)
-            results.append(native.linear(x, native.BFLOAT16, 1000, weight))
+            results.append(_linear(x, weight))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(result, results[0]) for result in results)
@@ -93,7 +103,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 def test_sizes_that_the_compiled_products_cannot_take_go_elsewhere() -> None:
     x, weight = _numbers(2, 40, dtype=torch.bfloat16), _numbers(7, 40, dtype=torch.bfloat16, seed=1)
-    assert not native.fits(x, native.BFLOAT16, 7)
+    assert native.matrix(native.BFLOAT16, weight, 7, 40) is None
     _close(products.linear(x, weight), x, weight)
 
 
@@ -148,36 +158,115 @@ def test_products_by_way_of_float32_learn_the_same(
     assert x.grad.dtype == layer.weight.grad.dtype == kept
 
 
-@COMPILED
-@pytest.mark.parametrize("tokens", [1, 3])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("groups", [1, 2, 6])
-@pytest.mark.parametrize("more", [0, 16])
-def test_attention_is_exact(tokens: int, masked: bool, groups: int, more: int) -> None:
-    """In a cache with room left, whose rows are not all seen."""
-    q, own = (_numbers(2, 6, tokens, width, dtype=torch.bfloat16, seed=width) for width in (64, 16))
-    k, v, k2 = (
-        _numbers(2, groups, 40, width, dtype=torch.bfloat16, seed=width + 1)[:, :, :37]
-        for width in (64, 32, 16)
+GQA = CoreConfig(64, 128, 4, ("gqa",) * 2, ("dense",) * 2, ffn_width=192, kv_heads=2)
+MLA = MlaConfig(kv_rank=64, nope_dim=24, rope_dim=16, v_dim=32)
+V2 = MoeConfig(
+    8, active=3, expert_width=64, shared=2, routing="softmax", groups=4, active_groups=2, scale=2.5
+)
+V3 = dataclasses.replace(V2, routing="sigmoid", shared=0, normalise=True)
+CORES = {
+    "gqa": GQA,
+    "mla": dataclasses.replace(GQA, attention=("mla", "mla"), kv_heads=None, mla=MLA),
+    "q-rank": dataclasses.replace(GQA, attention=("mla", "mla"), mla=dataclasses.replace(MLA, q_rank=64)),
+    "v2": dataclasses.replace(GQA, feed_forward=("dense", "moe"), moe=V2),
+    "v3": dataclasses.replace(GQA, attention=("mla", "gqa"), mla=MLA, feed_forward=("moe", "moe"), moe=V3),
+}
+
+
+def _model(core: CoreConfig, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    model = LanguageModel(core).eval()
+    init_weights(model, torch.Generator().manual_seed(0), std=0.1)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(torch.linspace(-0.2, 0.2, len(buffer)))
+    return model.to(dtype)
+
+
+def _down(model: LanguageModel) -> products.Linear:
+    """The last matrix of the first layer."""
+    found = model.model.layers.get_submodule("0.mlp.down_proj")
+    assert isinstance(found, products.Linear)
+    return found
+
+
+@torch.no_grad()
+def _in_steps(model: LanguageModel, padded: bool, copies: int = 1) -> Tensor:
+    """Logits of 20 tokens of three rows: nine at once, then one or some at a time."""
+    core, dtype = model.model.config, model.lm_head.weight.dtype
+    ids = torch.randint(core.vocab_size, (3, 20), generator=torch.Generator().manual_seed(1)).repeat(
+        copies, 1
     )
-    seen = torch.rand(2, 1, tokens, 50, generator=torch.Generator().manual_seed(5))[..., :37] < 0.5
-    seen[..., 7] = True
-    pair = (own, k2) if more else None
-    got = native.attend(q, k, v, 0.3, seen if masked else None, pair)
-    keys, queries = (torch.cat(t, -1) if more else t[0] for t in ((k, k2), (q, own)))
-    wide_k, wide_v = (t.double().repeat_interleave(6 // groups, 1) for t in (keys, v))
-    scores = queries.double() @ wide_k.mT * 0.3
-    if masked:
-        scores = scores.masked_fill(~seen, -torch.inf)
-    exact = scores.softmax(-1) @ wide_v
-    torch.testing.assert_close(got.double(), exact, rtol=2**-8, atol=1e-5)
+    segments = torch.ones_like(ids)
+    if padded:
+        segments[0, :4] = 0
+    positions = (segments.cumsum(1) - 1).clamp(min=0)
+    cache = Cache(core, len(ids), 23, dtype=dtype, device="cpu")
+    out = []
+    for start, end in ((0, 9), (9, 10), (10, 11), (11, 14), (14, 20)):
+        given, places, samples = (t[:, start:end] for t in (ids, positions, segments))
+        out.append(model(given, places, samples if padded else None, cache))
+    return torch.cat(out[1:], 1)
 
 
 @COMPILED
-def test_attention_to_scores_far_apart() -> None:
-    """Their exponentials would overflow, or vanish."""
-    q, k = torch.full((1, 1, 1, 16), 8.0), torch.full((1, 1, 3, 16), 8.0)
-    k[0, 0, 1] = -8
-    v = torch.arange(48.0).view(1, 1, 3, 16)
-    got = native.attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), 1.0)
-    torch.testing.assert_close(got.float(), (v[:, :, :1] + v[:, :, 2:]) / 2, rtol=2**-8, atol=0)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("copies", [1, 3])
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+@pytest.mark.parametrize("name", CORES)
+def test_steps_are_those_of_the_modules(
+    name: str,
+    quantization: Quantization | None,
+    copies: int,
+    padded: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = _model(CORES[name])
+    if quantization is not None:
+        model.model.quantize(quantization)
+    got = _in_steps(model, padded, copies)
+    assert model.model._compiled
+    monkeypatch.setattr(model.model, "_steps", lambda x, cache: None)
+    torch.testing.assert_close(got, _in_steps(model, padded, copies), rtol=1e-4, atol=1e-5)
+
+
+@COMPILED
+@pytest.mark.parametrize("name", CORES)
+def test_steps_of_bfloat16_are_as_exact_as_the_modules(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of most numbers: a rounding difference may choose another expert."""
+    model = _model(CORES[name], torch.bfloat16)
+    exact = _in_steps(copy.deepcopy(model).float(), padded=True)
+    got = _in_steps(model, padded=True)
+    assert model.model._compiled
+    monkeypatch.setattr(model.model, "_steps", lambda x, cache: None)
+    modules = _in_steps(model, padded=True)
+    assert (got - exact).abs().median() <= (modules - exact).abs().median()
+
+
+@COMPILED
+def test_steps_follow_weights_that_change_or_move() -> None:
+    model = _model(GQA)
+    before = _in_steps(model, padded=False)
+    with torch.no_grad():
+        _down(model).weight.mul_(2)
+    changed = _in_steps(model, padded=False)
+    assert not torch.equal(before, changed)
+    for twin in (copy.deepcopy(model), copy.deepcopy(model.double()).float()):
+        assert torch.equal(_in_steps(twin, padded=False), changed)
+    down = _down(model.float())
+    down.weight = torch.nn.Parameter(down.weight / 2)
+    assert torch.equal(_in_steps(model, padded=False), before)
+
+
+@COMPILED
+def test_modules_that_the_kernels_do_not_know_are_called() -> None:
+    class Doubled(products.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    model = _model(GQA)
+    before = _in_steps(model, padded=False)
+    model = _model(GQA)
+    _down(model).__class__ = Doubled
+    got = _in_steps(model, padded=False)
+    assert model.model._compiled is False
+    assert not torch.allclose(got, before, atol=1e-3)

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from janus.config import CoreConfig
 from janus.core.cache import Cache
 from janus.core.rope import Rotary, rotate_halves, softmax_scale
-from janus.kernels import native
 from janus.kernels.linear import Linear
 
 
@@ -73,8 +72,6 @@ _FEW = 16  # queries of a row that the CPU attends by plain products
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) -> Tensor:
     """Softmax attention: q (B, H, T, C), k (B, G, S, C), v (B, G, S, any) -> (B, H, T, any)."""
     if q.device.type == "cpu" and q.shape[2] <= _FEW and not visible.causal:
-        if not torch.is_grad_enabled() and native.attends(q, k, v):
-            return native.attend(q, k, v, scale, visible.mask)
         return _attend_few(q, k, v, visible.mask, scale)
     grouped = k.shape[1] != q.shape[1]
     if grouped and visible.mask is not None:

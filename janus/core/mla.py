@@ -14,7 +14,6 @@ from janus.config import CoreConfig
 from janus.core.attention import RMSNorm, Visibility, attend
 from janus.core.cache import Cache
 from janus.core.rope import Rotary, rotate_pairs, softmax_scale
-from janus.kernels import native
 from janus.kernels.linear import Linear
 
 
@@ -117,11 +116,6 @@ class LatentAttention(nn.Module):
     ) -> Tensor:
         weight = self.kv_b_proj.weight.view(self.heads, -1, self.kv_rank)
         to_k, to_v = weight.split((self.nope_dim, self.v_dim), dim=1)  # (H, N, L), (H, V, L)
-        if not torch.is_grad_enabled() and native.attends(q_nope, q_rope, latent, k_rope):
-            own = (q_rope, k_rope[:, None])
-            keys = latent[:, None]
-            mixed = native.attend(q_nope @ to_k, keys, keys, self.scale, visible.mask, own)
-            return mixed @ to_v.mT
         # Scaled before the product: fp16 scores could overflow.  Heads and tokens are rows of one
         # matrix because all heads see the same latents.
         q_latent = (q_nope @ to_k * self.scale).flatten(1, 2)  # (B, H * T, L)

@@ -46,12 +46,12 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        outputs = len(self.weight)
-        if len(rows) > _FEW:
-            out = linear(rows, self.dense(x.dtype))
-        elif native.fits(rows, native.INT8, outputs):
-            out = native.linear(rows, native.INT8, outputs, self.weight, self.weight_scale)
-        elif rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
+        made = None
+        if len(rows) <= _FEW and rows.dtype in native.KINDS and native.library() is not None:
+            made = native.matrix(native.INT8, self.weight, *self.weight.shape, self.weight_scale)
+        if made is not None:
+            out = native.linear(rows, made)
+        elif len(rows) <= _FEW and rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
             out = torch._weight_int8pack_mm(rows, self.weight, self.weight_scale.to(x.dtype).flatten())
         else:
             out = linear(rows, self.dense(x.dtype))
@@ -95,13 +95,14 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        outputs = len(self.weight_packed)
-        if len(rows) > _FEW:
-            out = linear(rows, self.dense(x.dtype))
-        elif native.fits(rows, native.INT4, outputs):
-            parts = (self.weight_packed, self.weight_scale, self.weight_zero_point)
-            out = native.linear(rows, native.INT4, outputs, *parts)
-        elif rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
+        made = None
+        if len(rows) <= _FEW and rows.dtype in native.KINDS and native.library() is not None:
+            sizes = (len(self.weight_packed), x.shape[-1])
+            parts = (self.weight_scale, self.weight_zero_point)
+            made = native.matrix(native.INT4, self.weight_packed, *sizes, *parts)
+        if made is not None:
+            out = native.linear(rows, made)
+        elif len(rows) <= _FEW and rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
             packed, scales = self._as_cpu_wants()
             out = torch._weight_int4pack_mm_for_cpu(rows, packed, GROUP, scales)
         else:

@@ -6,7 +6,9 @@ checkpoints, so a state dict needs only `published.stack_experts` in between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from janus.core.mla import LatentAttention
 from janus.core.moe import FeedForward, MoE, Samples, number_samples
 from janus.core.quantized import Quantization, quantize
 from janus.core.rope import Rotary, rotary
+from janus.core.steps import Steps, UnfitError
 from janus.kernels.linear import Linear
 
 
@@ -62,6 +65,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
+        self._compiled: Steps | Literal[False] | None = None  # of decoding on the CPU; False: not possible
         if config.quantization is not None:
             quantize(self.layers, config.quantization)
 
@@ -76,6 +80,7 @@ class Transformer(nn.Module):
                 f"the weights are {self.config.quantization} already; make {kind} of the original ones"
             )
         quantize(self.layers, kind)
+        self._compiled = None
         self.config = replace(self.config, quantization=kind)
 
     def forward(
@@ -106,6 +111,10 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.begin(batch, tokens, segments)
         visible = visibility(x, segments, cache, branches)
+        if cache is not None and (steps := self._steps(x, cache)) is not None:
+            out = steps(x, self._angles(positions, torch.float32), visible, cache)
+            cache.advance(tokens)
+            return out
         angles = self._angles(positions, x.dtype)
         samples = None
         if self.training and self._moes():
@@ -115,6 +124,22 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(tokens)
         return self.norm(x)
+
+    def _steps(self, x: Tensor, cache: Cache) -> Steps | None:
+        """What takes this step in one call, if anything can."""
+        if x.device.type != "cpu" or cache.length == 0 or torch.is_grad_enabled():
+            return None
+        if self._compiled is None or (self._compiled and not self._compiled.valid()):
+            try:
+                self._compiled = Steps(self.config, [*self.layers], self.norm)
+            except UnfitError:
+                self._compiled = False
+        return self._compiled if self._compiled and self._compiled.takes(x, cache) else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
+        self._compiled = None
+        super()._apply(fn, recurse)
+        return self
 
     def _check(
         self,

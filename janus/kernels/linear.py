@@ -33,11 +33,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., I) by a weight (O, I) to (..., O): `torch.nn.functional.linear` up to rounding."""
     if x.device.type != "cpu" or _dtype(x) != torch.bfloat16:
         return F.linear(x, weight, bias)
-    rows = x.numel() // x.shape[-1]
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     both = x.dtype == weight.dtype == torch.bfloat16
-    if both and not learns and rows <= few() and native.fits(x, native.BFLOAT16, len(weight)):
-        y = native.linear(x.reshape(rows, -1), native.BFLOAT16, len(weight), weight).view(*x.shape[:-1], -1)
+    if both and not learns and x.numel() <= few(x.dtype) * x.shape[-1] and native.library() is not None:
+        made = native.matrix(native.BFLOAT16, weight, *weight.shape)
+    else:
+        made = None
+    if made is not None:
+        y = native.linear(x.reshape(-1, x.shape[-1]), made).view(*x.shape[:-1], -1)
     elif not multiplies_bfloat16():
         y = _Wide.apply(x, weight)
     else:
@@ -51,9 +54,9 @@ def multiplies_bfloat16() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def few() -> int:
-    """Rows up to which reading a bfloat16 matrix takes longer than multiplying by it."""
-    return 4 if multiplies_bfloat16() else 32
+def few(dtype: torch.dtype) -> int:
+    """Rows up to which the compiled products of such numbers are the faster ones."""
+    return 4 if dtype == torch.bfloat16 and multiplies_bfloat16() else 32
 
 
 def _dtype(x: Tensor) -> torch.dtype:

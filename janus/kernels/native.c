@@ -1,19 +1,23 @@
-/* Products of a few rows with a large matrix, and attention of a few tokens to a long cache, as fast as memory
+/* Decoding steps on the CPU: a few rows through matrices and past caches that are read once, as fast as memory
    gives them away.
 
-   y[m, o] = sum over i of x[m, i] * w[o, i], in float32 whatever the numbers are stored as.  Every number of w
-   is read once and turned into a float in a register; with more than DIRECT rows that happens a block at a
-   time, into the cache nearest to the processor, from where all rows take it.
+   Everything is computed in float32, whatever the numbers are stored as.  Products are y[m, o] = sum over i of
+   x[m, i] * w[o, i].  Every number of w is turned into a float in a register; with more than DIRECT rows that
+   happens a block at a time, into the cache nearest to the processor, from where all rows take it.
 
    The cheapest way to unpack a word's numbers is all words' first ones, then all second ones, and so on.  x is
-   put into that order beforehand (`place`), so that nothing need be put back.
+   put into that order beforehand (`prepare`), so that nothing need be put back.
 
-   Compiled by native.py.  O outputs and I inputs of w, which are a multiple of `step(kind)`. */
+   Compiled by native.py, which describes what is called from outside.  Functions that begin with "team_" are
+   called by all threads of a team; who uses what they wrote waits for the others first. */
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
@@ -23,25 +27,25 @@ typedef int32_t integers __attribute__((vector_size(32), aligned(4), may_alias))
 #define OUT 4       /* rows of w that are worked on at once */
 #define DIRECT 3    /* most rows of x whose sums have room in registers */
 #define PAIR 2      /* rows of x that share an unpacked vector */
-#define BLOCK 1024  /* numbers of each of those rows that are unpacked at once */
-#define SHARE 16    /* times OUT outputs: what a thread takes at once */
+#define BLOCK 1024  /* numbers of each row of w that are unpacked at once */
+#define QUERIES 8   /* that go past a cache together */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { BFLOAT16, INT8, INT4 };
+enum { FLOAT32, BFLOAT16, INT8, INT4 };
 
 typedef struct {
-    int kind;
+    int64_t kind;
     const char *weight;   /* (O, I) numbers, or (O, I / 8) words of eight four-bit ones, the first lowest */
     const void *scale;    /* INT8 (O,), INT4 (O, I / 32): bfloat16, or float32 with wide_scale */
-    int wide_scale;
+    int64_t wide_scale;
     const uint32_t *zero; /* INT4 (O / 8, I / 32) words of eight zero points */
-    int64_t outputs, inputs;
+    int64_t outputs, inputs; /* multiples of OUT and of step(kind) */
 } matrix;
 
-INLINE int step(int kind) { return kind == BFLOAT16 ? 16 : kind == INT8 ? 32 : 64; }
+INLINE int step(int kind) { return kind == FLOAT32 ? 8 : kind == BFLOAT16 ? 16 : kind == INT8 ? 32 : 64; }
 
 INLINE int64_t bytes(int kind, int64_t numbers) {
-    return kind == BFLOAT16 ? 2 * numbers : kind == INT8 ? numbers : numbers / 2;
+    return kind == FLOAT32 ? 4 * numbers : kind == BFLOAT16 ? 2 * numbers : kind == INT8 ? numbers : numbers / 2;
 }
 
 /* Where number i of a step belongs. */
@@ -64,21 +68,27 @@ INLINE uint16_t to_bfloat16(float value) {
     return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
 }
 
-INLINE float scale_at(const matrix *w, int64_t i) {
-    return w->wide_scale ? ((const float *)w->scale)[i] : from_bfloat16(((const uint16_t *)w->scale)[i]);
+/* Number i of FLOAT32 or BFLOAT16 ones. */
+INLINE float get(int kind, const void *from, int64_t i) {
+    return kind == FLOAT32 ? ((const float *)from)[i] : from_bfloat16(((const uint16_t *)from)[i]);
 }
+
+INLINE void put(int kind, void *to, int64_t i, float value) {
+    if (kind == FLOAT32)
+        ((float *)to)[i] = value;
+    else
+        ((uint16_t *)to)[i] = to_bfloat16(value);
+}
+
+INLINE float scale_at(const matrix *w, int64_t i) { return get(w->wide_scale ? FLOAT32 : BFLOAT16, w->scale, i); }
 
 /* Vector k of a step whose numbers are at `from`; INT8 and INT4 as they are stored. */
 INLINE floats unpack(int kind, const char *from, int k) {
+    if (kind == FLOAT32) return *(const floats *)from;
     words packed = *(const words *)from;
     if (kind == BFLOAT16) return k ? (floats)(packed & 0xffff0000u) : (floats)(packed << 16);
     if (kind == INT8) return __builtin_convertvector((integers)(packed << (24 - 8 * k)) >> 24, floats);
-    return __builtin_convertvector((integers)(packed >> 4 * k & 15), floats);
-}
-
-/* Numbers k of eight INT4 words, left in their place but for those with the sign: times 1 / MOVED[k]. */
-INLINE floats in_place(const char *from, int k) {
-    words packed = *(const words *)from;
+    /* INT4 stays in its place, but for those with the sign: times 16 to the power of k, at most of 6 */
     return __builtin_convertvector((integers)(k < 7 ? packed & 15u << 4 * k : packed >> 4 & 15u << 24), floats);
 }
 static const float MOVED[8] = {1, 0x1p-4, 0x1p-8, 0x1p-12, 0x1p-16, 0x1p-20, 0x1p-24, 0x1p-24};
@@ -99,28 +109,58 @@ INLINE float sum(floats values) {
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-/* M rows times OUT rows of w from o on, added to sums[M][OUT].  INT4 leaves its numbers where they are in
-   their words, and multiplies their zero points by the sums of groups, which come after x. */
-INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, const float *x, float *sums) {
-    const float *groups = x + M * w->inputs;
+/* ---- products ---- */
+
+/* Floats that `prepare` makes of a row. */
+INLINE int64_t room(int64_t inputs) { return inputs + inputs / 8; }
+
+/* A row in the order of the weights.  For INT4 times MOVED, and behind it the sums of its groups: of every step
+   eight numbers, those of its two groups first and fifth, the others 0. */
+INLINE void prepare_as(const int kind, const int from, const void *x, int64_t inputs, float *out) {
+    for (int64_t i = 0; i < inputs; i += step(kind)) {
+        float own[64];
+        for (int k = 0; k < step(kind); k++) own[k] = get(from, x, i + k);
+#pragma GCC unroll 64
+        for (int k = 0; k < step(kind); k++) out[i + place(kind, k)] = kind == INT4 ? own[k] * MOVED[k % 8] : own[k];
+        if (kind == INT4) {
+            float *groups = out + inputs + i / 8;
+            memset(groups, 0, 8 * sizeof *groups);
+            for (int k = 0; k < 32; k++) groups[0] += own[k], groups[4] += own[32 + k];
+        }
+    }
+}
+
+static void prepare(int kind, int from, const void *x, int64_t inputs, float *out) {
+    if (kind == FLOAT32 && from == FLOAT32) prepare_as(FLOAT32, FLOAT32, x, inputs, out);
+    if (kind == FLOAT32 && from == BFLOAT16) prepare_as(FLOAT32, BFLOAT16, x, inputs, out);
+    if (kind == BFLOAT16 && from == FLOAT32) prepare_as(BFLOAT16, FLOAT32, x, inputs, out);
+    if (kind == BFLOAT16 && from == BFLOAT16) prepare_as(BFLOAT16, BFLOAT16, x, inputs, out);
+    if (kind == INT8 && from == FLOAT32) prepare_as(INT8, FLOAT32, x, inputs, out);
+    if (kind == INT8 && from == BFLOAT16) prepare_as(INT8, BFLOAT16, x, inputs, out);
+    if (kind == INT4 && from == FLOAT32) prepare_as(INT4, FLOAT32, x, inputs, out);
+    if (kind == INT4 && from == BFLOAT16) prepare_as(INT4, BFLOAT16, x, inputs, out);
+}
+
+/* M rows times OUT rows of w from o on, added to sums[M][OUT]. */
+INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, const float *const *x, float *sums) {
     floats total[DIRECT][OUT];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
     for (int64_t i = 0; i < w->inputs; i += step(kind))
         for (int r = 0; r < OUT; r++) {
             const char *from = w->weight + bytes(kind, (o + r) * w->inputs + i);
-            __builtin_prefetch(from + bytes(kind, OUT * w->inputs)); /* the next rows: pages stop the processor's own */
+            __builtin_prefetch(from + bytes(kind, OUT * w->inputs)); /* the processor's own stops at pages */
             floats scale, part[DIRECT];
             if (kind == INT4) {
                 floats zero;
                 group(w, o + r, i, &scale, &zero);
-                for (int m = 0; m < M; m++) part[m] = -zero * *(const floats *)(groups + (m * w->inputs + i) / 8);
+                for (int m = 0; m < M; m++) part[m] = -zero * *(const floats *)(x[m] + w->inputs + i / 8);
             }
 #pragma GCC unroll 8
             for (int k = 0; k < step(kind) / WIDE; k++) {
-                floats value = kind == INT4 ? in_place(from, k) : unpack(kind, from, k);
+                floats value = unpack(kind, from, k);
                 for (int m = 0; m < M; m++) {
-                    floats product = value * *(const floats *)(x + m * w->inputs + i + WIDE * k);
+                    floats product = value * *(const floats *)(x[m] + i + WIDE * k);
                     if (kind == INT4)
                         part[m] += product;
                     else
@@ -134,7 +174,7 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
         for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
 }
 
-/* n numbers of a row of w from i on, as floats. */
+/* n numbers of a row of w from i on, as floats to be multiplied with what `prepare` made. */
 INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, int n, float *out) {
     for (int done = 0; done < n; done += step(kind)) {
         const char *from = w->weight + bytes(kind, o * w->inputs + i + done);
@@ -144,100 +184,53 @@ INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, 
 #pragma GCC unroll 8
         for (int k = 0; k < step(kind) / WIDE; k++) {
             floats value = unpack(kind, from, k);
-            if (kind == INT4) value = (value - zero) * scale;
+            if (kind == INT4) value = (value - zero * (1 / MOVED[k])) * scale;
             *(floats *)(out + done + WIDE * k) = value;
         }
     }
 }
 
-/* M rows, `inputs` apart, times a block of OUT rows of w, added to sums[M][OUT]. */
-INLINE void tile(const int M, const float *block, const float *x, int64_t inputs, int n, float *sums) {
+/* M rows times a block of OUT rows of w that begins at number i, added to sums[M][OUT]. */
+INLINE void tile(const int M, const float *block, const float *const *x, int64_t i, int n, float *sums) {
     floats total[PAIR][OUT], value[OUT];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
-    for (int i = 0; i < n; i += WIDE) {
-        for (int r = 0; r < OUT; r++) value[r] = *(const floats *)(block + r * BLOCK + i);
+    for (int at = 0; at < n; at += WIDE) {
+        for (int r = 0; r < OUT; r++) value[r] = *(const floats *)(block + r * BLOCK + at);
         for (int m = 0; m < M; m++)
-            for (int r = 0; r < OUT; r++) total[m][r] += value[r] * *(const floats *)(x + m * inputs + i);
+            for (int r = 0; r < OUT; r++) total[m][r] += value[r] * *(const floats *)(x[m] + i + at);
     }
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
 }
 
-/* Rows times OUT rows of w from o on, to sums[rows][OUT]. */
-INLINE void some(const int kind, const matrix *w, int64_t o, const float *x, int64_t rows, float *sums) {
-    float block[OUT * BLOCK] __attribute__((aligned(64)));
+INLINE void product_as(const int kind, const matrix *w, int64_t o, const float *const *x, int64_t rows, float *sums) {
     memset(sums, 0, rows * OUT * sizeof *sums);
     if (rows == 1) return direct(kind, 1, w, o, x, sums);
     if (rows == 2) return direct(kind, 2, w, o, x, sums);
     if (rows == 3) return direct(kind, 3, w, o, x, sums);
+    float block[OUT * BLOCK] __attribute__((aligned(64)));
     for (int64_t i = 0; i < w->inputs; i += BLOCK) {
         int n = w->inputs - i < BLOCK ? (int)(w->inputs - i) : BLOCK;
         for (int r = 0; r < OUT; r++) unpack_block(kind, w, o + r, i, n, block + r * BLOCK);
         int64_t m = 0;
-        for (; m + PAIR <= rows; m += PAIR) tile(PAIR, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
-        if (m < rows) tile(1, block, x + m * w->inputs + i, w->inputs, n, sums + m * OUT);
+        for (; m + PAIR <= rows; m += PAIR) tile(PAIR, block, x + m, i, n, sums + m * OUT);
+        if (m < rows) tile(1, block, x + m, i, n, sums + m * OUT);
     }
 }
 
-/* x in the order of the weights.  For `direct` INT4, times MOVED, and behind it the sums of groups: of
-   every step eight numbers, those of its two groups first and fifth, the others 0. */
-INLINE void prepare(const int kind, const int stays, const void *x, int wide, int64_t numbers, float *out) {
-    for (int64_t i = 0; i < numbers; i += step(kind)) {
-        float own[64];
-        for (int k = 0; k < step(kind); k++)
-            own[k] = wide ? ((const float *)x)[i + k] : from_bfloat16(((const uint16_t *)x)[i + k]);
-#pragma GCC unroll 64
-        for (int k = 0; k < step(kind); k++) out[i + place(kind, k)] = stays ? own[k] * MOVED[k % 8] : own[k];
-        if (stays) {
-            float *groups = out + numbers + i / 8;
-            memset(groups, 0, 8 * sizeof *groups);
-            for (int k = 0; k < 32; k++) groups[0] += own[k], groups[4] += own[32 + k];
-        }
-    }
+/* Prepared rows times OUT rows of w from o on, to sums[rows][OUT]. */
+static void product(const matrix *w, int64_t o, const float *const *x, int64_t rows, float *sums) {
+    if (w->kind == FLOAT32) product_as(FLOAT32, w, o, x, rows, sums);
+    if (w->kind == BFLOAT16) product_as(BFLOAT16, w, o, x, rows, sums);
+    if (w->kind == INT4) product_as(INT4, w, o, x, rows, sums);
+    if (w->kind != INT8) return;
+    product_as(INT8, w, o, x, rows, sums);
+    for (int64_t m = 0; m < rows; m++)
+        for (int r = 0; r < OUT; r++) sums[m * OUT + r] *= scale_at(w, o + r);
 }
 
-/* x (rows, I) and y (rows, O) are bfloat16, or float32 with `wide`.  O is a multiple of OUT.
-   Returns 0, or 1 where there is no memory. */
-int janus_linear(const void *x, int wide, int64_t rows, int kind, const void *weight, const void *scale,
-                 int wide_scale, const void *zero, int64_t outputs, int64_t inputs, void *y, int threads) {
-    const matrix w = {kind, weight, scale, wide_scale, zero, outputs, inputs};
-    int64_t numbers = rows * inputs;
-    float *ordered = malloc((numbers + numbers / 8) * sizeof *ordered);
-    int failed = !ordered;
-    if (ordered) {
-        if (kind == BFLOAT16) prepare(BFLOAT16, 0, x, wide, numbers, ordered);
-        if (kind == INT8) prepare(INT8, 0, x, wide, numbers, ordered);
-        if (kind == INT4 && rows <= DIRECT) prepare(INT4, 1, x, wide, numbers, ordered);
-        if (kind == INT4 && rows > DIRECT) prepare(INT4, 0, x, wide, numbers, ordered);
-    }
-#pragma omp parallel num_threads(threads) if (ordered)
-    {
-        float *sums = ordered ? malloc(rows * OUT * sizeof *sums) : NULL;
-        if (!sums) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp for schedule(dynamic, SHARE)
-        for (int64_t o = 0; o < outputs; o += OUT) {
-            if (!sums) continue;
-            if (kind == BFLOAT16) some(BFLOAT16, &w, o, ordered, rows, sums);
-            if (kind == INT8) some(INT8, &w, o, ordered, rows, sums);
-            if (kind == INT4) some(INT4, &w, o, ordered, rows, sums);
-            for (int64_t m = 0; m < rows; m++)
-                for (int r = 0; r < OUT; r++) {
-                    float value = sums[m * OUT + r] * (kind == INT8 ? scale_at(&w, o + r) : 1);
-                    if (wide)
-                        ((float *)y)[m * outputs + o + r] = value;
-                    else
-                        ((uint16_t *)y)[m * outputs + o + r] = to_bfloat16(value);
-                }
-        }
-        free(sums);
-    }
-    free(ordered);
-    return failed;
-}
+/* ---- attention ---- */
 
 /* e to the power of each, which is at most 0, within 2e-7 of it; 0 below -87.  Cephes' polynomial on
    [-ln 2 / 2, ln 2 / 2]. */
@@ -256,7 +249,7 @@ INLINE floats exponential(floats x) {
     return (floats)((integers)e & kept);
 }
 
-/* Scores to what they are to be weighted with; n is a multiple of WIDE, those to leave out are -INFINITY. */
+/* Scores to shares; n is a multiple of WIDE, and what is to be left out is -INFINITY. */
 INLINE void softmax(float *scores, int64_t n) {
     float most = -INFINITY;
     for (int64_t s = 0; s < n; s++) most = scores[s] > most ? scores[s] : most;
@@ -270,102 +263,566 @@ INLINE void softmax(float *scores, int64_t n) {
     for (int64_t s = 0; s < n; s += WIDE) *(floats *)(scores + s) *= part;
 }
 
-/* Attention of T tokens of each of B rows, H heads, to S slots; the heads share G sets of keys and values.
-   Rows of q and out (B, H, T, C or V) and of keys and values (C or V, strides in numbers) are bfloat16.
-   A second pair q2, k2 of `more` channels, if there is one, adds to the scores.  `seen`, if given, is 0 where a
-   token of a row may not look. */
+/* What n queries look at: a row's vectors, `stride` bytes apart. */
 typedef struct {
-    const uint16_t *q, *k, *v, *q2, *k2;
-    const uint8_t *seen;
-    uint16_t *out;
-    int64_t rows, heads, groups, tokens, slots, width, more, wide_v;
-    int64_t k_row, k_group, k_slot, v_row, v_group, v_slot, k2_row, k2_group, k2_slot, seen_row, seen_token;
-    float scale;
-} attention;
-#define QUERIES 8 /* worked on at once */
+    const char *first;
+    int64_t stride, width;
+} memory;
 
-INLINE void score(const attention *a, int64_t row, int64_t group, const uint16_t *q, const uint16_t *k, int64_t width,
-                  int64_t k_row, int64_t k_group, int64_t k_slot, int64_t first, int n, float *scores, int64_t stride) {
-    float wide[QUERIES][width];
-    int64_t each = a->heads / a->groups * a->tokens; /* queries of a group */
-    for (int m = 0; m < n; m++) {
-        const uint16_t *from = q + ((row * a->groups + group) * each + first + m) * width;
-        for (int64_t i = 0; i < width; i += 16)
-            for (int c = 0; c < 16; c++) wide[m][i + place(BFLOAT16, c)] = from_bfloat16(from[i + c]) * a->scale;
-    }
-    for (int64_t s = 0; s < a->slots; s++) {
-        const char *key = (const char *)(k + row * k_row + group * k_group + s * k_slot);
+/* Prepared queries times each vector, added to scores[n][padded]. */
+INLINE void looks(const int kind, const int n, const memory *at, int64_t slots, const float *const *q, float *scores, int64_t padded) {
+    for (int64_t s = 0; s < slots; s++) {
+        const char *key = at->first + s * at->stride;
         floats total[QUERIES];
         for (int m = 0; m < n; m++) total[m] = (floats){0};
-        for (int64_t i = 0; i < width; i += 16)
-            for (int half = 0; half < 2; half++) {
-                floats value = unpack(BFLOAT16, key + 2 * i, half);
-                for (int m = 0; m < n; m++) total[m] += value * *(floats *)(wide[m] + i + WIDE * half);
+        for (int64_t i = 0; i < at->width; i += step(kind))
+#pragma GCC unroll 2
+            for (int k = 0; k < step(kind) / WIDE; k++) {
+                floats value = unpack(kind, key + bytes(kind, i), k);
+                for (int m = 0; m < n; m++) total[m] += value * *(const floats *)(q[m] + i + WIDE * k);
             }
-        for (int m = 0; m < n; m++) scores[m * stride + s] += sum(total[m]);
+        for (int m = 0; m < n; m++) scores[m * padded + s] += sum(total[m]);
     }
 }
 
-INLINE void attend(const attention *a, int64_t row, int64_t group, int64_t first, const int n, float *scores, int64_t stride) {
-    int64_t each = a->heads / a->groups * a->tokens;
-    for (int m = 0; m < n; m++) {
-        memset(scores + m * stride, 0, a->slots * sizeof *scores);
-        for (int64_t s = a->slots; s < stride; s++) scores[m * stride + s] = -INFINITY;
-    }
-    score(a, row, group, a->q, a->k, a->width, a->k_row, a->k_group, a->k_slot, first, n, scores, stride);
-    if (a->more) score(a, row, group, a->q2, a->k2, a->more, a->k2_row, a->k2_group, a->k2_slot, first, n, scores, stride);
-    for (int m = 0; m < n; m++) {
-        if (a->seen) {
-            const uint8_t *seen = a->seen + row * a->seen_row + (first + m) % a->tokens * a->seen_token;
-            for (int64_t s = 0; s < a->slots; s++)
-                if (!seen[s]) scores[m * stride + s] = -INFINITY;
-        }
-        softmax(scores + m * stride, stride);
-    }
-    float mixed[QUERIES][a->wide_v];
-    memset(mixed, 0, n * sizeof mixed[0]);
-    for (int64_t s = 0; s < a->slots; s++) {
-        const char *value = (const char *)(a->v + row * a->v_row + group * a->v_group + s * a->v_slot);
-        for (int64_t i = 0; i < a->wide_v; i += 16)
-            for (int half = 0; half < 2; half++) {
-                floats part = unpack(BFLOAT16, value + 2 * i, half);
-                for (int m = 0; m < n; m++) *(floats *)(mixed[m] + i + WIDE * half) += part * scores[m * stride + s];
+/* Vectors weighted with shares[n][padded], to out[n], in the order of the kind. */
+INLINE void mixes(const int kind, const int n, const memory *at, int64_t slots, const float *shares, int64_t padded, float *const *out) {
+    for (int m = 0; m < n; m++) memset(out[m], 0, at->width * sizeof *out[m]);
+    for (int64_t s = 0; s < slots; s++) {
+        const char *value = at->first + s * at->stride;
+        for (int64_t i = 0; i < at->width; i += step(kind))
+#pragma GCC unroll 2
+            for (int k = 0; k < step(kind) / WIDE; k++) {
+                floats part = unpack(kind, value + bytes(kind, i), k);
+                for (int m = 0; m < n; m++) *(floats *)(out[m] + i + WIDE * k) += part * shares[m * padded + s];
             }
-    }
-    for (int m = 0; m < n; m++) {
-        uint16_t *to = a->out + ((row * a->groups + group) * each + first + m) * a->wide_v;
-        for (int64_t i = 0; i < a->wide_v; i += 16)
-            for (int c = 0; c < 16; c++) to[i + c] = to_bfloat16(mixed[m][i + place(BFLOAT16, c)]);
     }
 }
 
-/* Returns 0, or 1 where there is no memory. */
-int janus_attend(const attention *a, int threads) {
-    int64_t each = a->heads / a->groups * a->tokens;
-    int64_t pieces = (each + QUERIES - 1) / QUERIES;
-    int64_t stride = (a->slots + WIDE - 1) / WIDE * WIDE;
-    int failed = 0;
-#pragma omp parallel num_threads(threads)
-    {
-        float *scores = malloc(QUERIES * stride * sizeof *scores);
-        if (!scores) {
-#pragma omp atomic write
-            failed = 1;
+#define FOR_KIND_AND_QUERIES(WHAT, ...)                                   \
+    do {                                                                  \
+        if (kind == FLOAT32 && n == 1) WHAT(FLOAT32, 1, __VA_ARGS__);     \
+        else if (kind == FLOAT32) WHAT(FLOAT32, n, __VA_ARGS__);          \
+        else if (n == 1) WHAT(BFLOAT16, 1, __VA_ARGS__);                  \
+        else if (n == QUERIES) WHAT(BFLOAT16, QUERIES, __VA_ARGS__);      \
+        else WHAT(BFLOAT16, n, __VA_ARGS__);                              \
+    } while (0)
+
+/* Which slots the tokens of a row may look at: 0 where not; none given, all. */
+typedef struct {
+    const uint8_t *first;
+    int64_t row, token;
+} visibility;
+
+/* Softmax attention of n prepared, scaled queries: to `out`, in the order of the kind.  `tokens[m]` is each one's
+   in its row; a second memory of keys, if there is one, adds to the scores. */
+static void attend(int kind, int n, const float *const *q, const memory *keys, const float *const *q2, const memory *keys2,
+                   const memory *values, int64_t slots, const visibility *seen, int64_t row, const int64_t *tokens,
+                   float *scores, int64_t padded, float *const *out) {
+    for (int m = 0; m < n; m++) {
+        memset(scores + m * padded, 0, slots * sizeof *scores);
+        for (int64_t s = slots; s < padded; s++) scores[m * padded + s] = -INFINITY;
+    }
+    FOR_KIND_AND_QUERIES(looks, keys, slots, q, scores, padded);
+    if (q2) FOR_KIND_AND_QUERIES(looks, keys2, slots, q2, scores, padded);
+    for (int m = 0; m < n; m++) {
+        if (seen->first) {
+            const uint8_t *own = seen->first + row * seen->row + tokens[m] * seen->token;
+            for (int64_t s = 0; s < slots; s++)
+                if (!own[s]) scores[m * padded + s] = -INFINITY;
         }
+        softmax(scores + m * padded, padded);
+    }
+    FOR_KIND_AND_QUERIES(mixes, values, slots, scores, padded, out);
+}
+
+/* ---- layers ---- */
+
+typedef struct {
+    int64_t latent;              /* MLA rather than grouped queries */
+    const void *norm, *norm_ffn; /* weights (D,) */
+    matrix q_first, q, k, v, o;  /* MLA: q_first is q_a_proj or of no outputs, k is kv_a_proj_with_mqa */
+    const void *q_norm, *k_norm; /* MLA: weights of the latents' norms */
+    matrix expand;               /* MLA: kv_b_proj, FLOAT32 or BFLOAT16 */
+    matrix gate, up, down;       /* of the dense feed-forward or the shared experts; of no outputs: none */
+    matrix router;               /* of no outputs: no mixture */
+    const float *bias;           /* (E,) that steers the choice, or NULL */
+    const matrix *gates, *ups, *downs; /* (E,) */
+} layer;
+
+typedef struct {
+    int64_t kind; /* of x, norms' weights and caches: FLOAT32 or BFLOAT16 */
+    int64_t width, heads, groups, head, nope, rope, value, rank; /* D, H, G, C; and MLA's N, P, V, L */
+    double eps, latent_eps, scale, latent_scale;
+    int64_t experts, active, expert_groups, active_groups, sigmoid, normalise;
+    double routed_scale;
+    int64_t layers;
+} settings;
+
+typedef struct {
+    const void *x;              /* (B, T, D) */
+    void *out;                  /* (B, T, D), after the final norm */
+    const void *norm;           /* the final one's weights */
+    int64_t rows, tokens, start, capacity; /* B, T, slots in use before, and in all */
+    const float *cosines[2], *sines[2];    /* of grouped queries (B, T, C / 2) and of MLA (B, T, P / 2) */
+    int64_t angle_row;          /* T, or 0 where all rows have the same angles */
+    visibility seen;
+    void *const *caches;        /* two of each layer */
+} call;
+
+/* One thread's memory, and what all share. */
+typedef struct {
+    const settings *set;
+    const call *now;
+    int64_t n, padded;
+    float *x, *q, *kv, *mixed, *hidden, *logits; /* shared: (n, D), (n, H * C), (n, all), (n, H * V), (pairs, F) */
+    float *normed, *ordered, *scores, *sums, *latents; /* own */
+    const float **pointers; /* own, to prepared rows */
+    int64_t *chosen;        /* own (n, K) experts */
+    float *weights;         /* own (n, K) */
+    int64_t *counts;        /* own: where each expert's pairs begin in `pairs` */
+    int64_t *pairs;         /* own (n * K) */
+} team;
+
+/* Root-mean-square norm of a row. */
+INLINE void norm(int kind, const float *x, const void *weight, int64_t width, float eps, float *out) {
+    floats squares = {0};
+    for (int64_t i = 0; i < width; i += WIDE) squares += *(const floats *)(x + i) * *(const floats *)(x + i);
+    float by = 1 / sqrtf(sum(squares) / width + eps);
+    for (int64_t i = 0; i < width; i++) out[i] = x[i] * by * get(kind, weight, i);
+}
+
+/* Prepares n rows, `stride` floats apart, for w; the pointers to them. */
+static const float *const *ready(team *t, const matrix *w, const float *x, int64_t stride, int64_t n) {
+    for (int64_t m = 0; m < n; m++) {
+        float *own = t->ordered + m * room(w->inputs);
+        prepare(w->kind, FLOAT32, x + m * stride, w->inputs, own);
+        t->pointers[m] = own;
+    }
+    return t->pointers;
+}
+
+/* All rows through w, to or added to out, whose rows are `stride` floats apart. */
+static void team_linear(team *t, const matrix *w, const float *const *x, float *out, int64_t stride, int add) {
+#pragma omp for schedule(dynamic, 16) nowait
+    for (int64_t o = 0; o < w->outputs; o += OUT) {
+        product(w, o, x, t->n, t->sums);
+        for (int64_t m = 0; m < t->n; m++)
+            for (int r = 0; r < OUT; r++) {
+                float *to = out + m * stride + o + r;
+                *to = t->sums[m * OUT + r] + (add ? *to : 0);
+            }
+    }
+}
+
+/* Llama's rotation: channel i with channel i + width / 2. */
+INLINE void rotate_halves(float *x, const float *cosines, const float *sines, int64_t width) {
+    for (int64_t i = 0, j = width / 2; i < width / 2; i++, j++) {
+        float first = x[i], second = x[j];
+        x[i] = first * cosines[i] - second * sines[i];
+        x[j] = second * cosines[i] + first * sines[i];
+    }
+}
+
+/* DeepSeek's: channel 2i with channel 2i + 1, the first ones of all pairs before the second ones. */
+INLINE void rotate_pairs(float *x, const float *cosines, const float *sines, int64_t width) {
+    float pair[width];
+    memcpy(pair, x, width * sizeof *x);
+    for (int64_t i = 0, j = width / 2; i < width / 2; i++, j++) {
+        x[i] = pair[2 * i] * cosines[i] - pair[2 * i + 1] * sines[i];
+        x[j] = pair[2 * i + 1] * cosines[i] + pair[2 * i] * sines[i];
+    }
+}
+
+INLINE void store(int kind, const float *from, int64_t width, void *to, int64_t at) {
+    for (int64_t i = 0; i < width; i++) put(kind, to, at + i, from[i]);
+}
+
+/* Grouped queries of a row's group. */
+static void grouped(team *t, int64_t index, int64_t row, int64_t g, int64_t first, int n) {
+    const settings *set = t->set;
+    const call *now = t->now;
+    int64_t C = set->head, shared = set->heads / set->groups;
+    const float *q[QUERIES];
+    float *out[QUERIES];
+    int64_t tokens[QUERIES];
+    for (int m = 0; m < n; m++) {
+        int64_t head = g * shared + (first + m) / now->tokens;
+        tokens[m] = (first + m) % now->tokens;
+        float *own = t->latents + m * room(C), *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
+        for (int64_t i = 0; i < C; i++) from[i] *= (float)set->scale;
+        prepare(set->kind, FLOAT32, from, C, own);
+        q[m] = own;
+        out[m] = t->latents + (QUERIES + m) * room(C);
+    }
+    int64_t at = bytes(set->kind, (row * set->groups + g) * now->capacity * C);
+    memory keys = {(const char *)now->caches[2 * index] + at, bytes(set->kind, C), C};
+    memory values = {(const char *)now->caches[2 * index + 1] + at, bytes(set->kind, C), C};
+    attend(set->kind, n, q, &keys, NULL, NULL, &values, now->start + now->tokens, &now->seen, row, tokens, t->scores, t->padded, out);
+    for (int m = 0; m < n; m++) {
+        int64_t head = g * shared + (first + m) / now->tokens;
+        float *to = t->mixed + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
+        for (int64_t i = 0; i < C; i += step(set->kind))
+            for (int k = 0; k < step(set->kind); k++) to[i + k] = out[m][i + place(set->kind, k)];
+    }
+}
+
+/* Queries first to first + n of a row's heads times tokens, in the absorbed form of MLA: the expansion of keys is
+   applied to the query, that of values to the result. */
+static void absorbed(team *t, const layer *l, int64_t index, int64_t row, int64_t first, int n) {
+    const settings *set = t->set;
+    const call *now = t->now;
+    int kind = set->kind, expand = l->expand.kind;
+    int64_t N = set->nope, P = set->rope, V = set->value, L = set->rank, each = room(L) + room(P);
+    const float *q[QUERIES], *q2[QUERIES];
+    float *out[QUERIES], plain[L];
+    int64_t tokens[QUERIES];
+    for (int m = 0; m < n; m++) {
+        int64_t head = (first + m) / now->tokens;
+        tokens[m] = (first + m) % now->tokens;
+        float *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * (N + P), *own = t->latents + m * each;
+        for (int64_t i = 0; i < N + P; i++) from[i] *= (float)set->latent_scale;
+        const char *to_k = l->expand.weight + bytes(expand, head * (N + V) * L);
+        memory rows = {to_k, bytes(expand, L), L};
+        float *sum_up[1] = {own};
+        if (expand == FLOAT32)
+            mixes(FLOAT32, 1, &rows, N, from, N, sum_up);
+        else
+            mixes(BFLOAT16, 1, &rows, N, from, N, sum_up);
+        for (int64_t i = 0; i < L; i += step(expand))
+            for (int k = 0; k < step(expand); k++) plain[i + k] = own[i + place(expand, k)];
+        prepare(kind, FLOAT32, plain, L, own);
+        prepare(kind, FLOAT32, from + N, P, own + room(L));
+        q[m] = own, q2[m] = own + room(L), out[m] = t->latents + (QUERIES + m) * each;
+    }
+    memory latents = {(const char *)now->caches[2 * index] + bytes(kind, row * now->capacity * L), bytes(kind, L), L};
+    memory ropes = {(const char *)now->caches[2 * index + 1] + bytes(kind, row * now->capacity * P), bytes(kind, P), P};
+    attend(kind, n, q, &latents, q2, &ropes, &latents, now->start + now->tokens, &now->seen, row, tokens, t->scores, t->padded, out);
+    for (int m = 0; m < n; m++) {
+        int64_t head = (first + m) / now->tokens;
+        for (int64_t i = 0; i < L; i += step(kind))
+            for (int k = 0; k < step(kind); k++) plain[i + k] = out[m][i + place(kind, k)];
+        float *own = t->latents + m * each, sums[OUT];
+        prepare(expand, FLOAT32, plain, L, own);
+        const float *rows[1] = {own};
+        float *to = t->mixed + ((row * now->tokens + tokens[m]) * set->heads + head) * V;
+        for (int64_t o = 0; o < V; o += OUT) {
+            product(&l->expand, head * (N + V) + N + o, rows, 1, sums);
+            memcpy(to + o, sums, sizeof sums);
+        }
+    }
+}
+
+static void team_attention(team *t, const layer *l, int64_t index) {
+    const settings *set = t->set;
+    const call *now = t->now;
+    int64_t D = set->width, H = set->heads, n = t->n, T = now->tokens;
+    int64_t wide_q = H * (l->latent ? set->nope + set->rope : set->head), wide_kv = l->k.outputs + l->v.outputs;
+    for (int64_t m = 0; m < n; m++) norm(set->kind, t->x + m * D, l->norm, D, set->eps, t->normed + m * D);
+    if (l->q_first.outputs) {
+        int64_t R = l->q_first.outputs; /* (n, R) stands in `mixed` until attention is done */
+        const float *const *x = ready(t, &l->q_first, t->normed, D, n);
+        team_linear(t, &l->q_first, x, t->mixed, R, 0);
+        team_linear(t, &l->k, x, t->kv, wide_kv, 0);
+#pragma omp barrier
+        for (int64_t m = 0; m < n; m++) norm(set->kind, t->mixed + m * R, l->q_norm, R, set->latent_eps, t->normed + m * R);
+        team_linear(t, &l->q, ready(t, &l->q, t->normed, R, n), t->q, wide_q, 0);
+    } else {
+        const float *const *x = ready(t, &l->q, t->normed, D, n); /* all of a kind */
+        team_linear(t, &l->q, x, t->q, wide_q, 0);
+        team_linear(t, &l->k, x, t->kv, wide_kv, 0);
+        if (l->v.outputs) team_linear(t, &l->v, x, t->kv + l->k.outputs, wide_kv, 0);
+    }
+#pragma omp barrier
+#pragma omp for
+    for (int64_t m = 0; m < n; m++) {
+        int64_t row = m / T, token = m % T, slot = now->start + token;
+        float *kv = t->kv + m * wide_kv, *q = t->q + m * wide_q;
+        void *one = now->caches[2 * index], *other = now->caches[2 * index + 1];
+        int64_t half = (l->latent ? set->rope : set->head) / 2;
+        const float *cosines = now->cosines[l->latent] + row * now->angle_row * half + token * half;
+        const float *sines = now->sines[l->latent] + row * now->angle_row * half + token * half;
+        if (l->latent) {
+            int64_t L = set->rank, P = set->rope, N = set->nope;
+            norm(set->kind, kv, l->k_norm, L, set->latent_eps, kv);
+            rotate_pairs(kv + L, cosines, sines, P);
+            store(set->kind, kv, L, one, (row * now->capacity + slot) * L);
+            store(set->kind, kv + L, P, other, (row * now->capacity + slot) * P);
+            for (int64_t h = 0; h < H; h++) rotate_pairs(q + h * (N + P) + N, cosines, sines, P);
+        } else {
+            int64_t C = set->head;
+            for (int64_t h = 0; h < H; h++) rotate_halves(q + h * C, cosines, sines, C);
+            for (int64_t g = 0; g < set->groups; g++) {
+                int64_t at = ((row * set->groups + g) * now->capacity + slot) * C;
+                rotate_halves(kv + g * C, cosines, sines, C);
+                store(set->kind, kv + g * C, C, one, at);
+                store(set->kind, kv + l->k.outputs + g * C, C, other, at);
+            }
+        }
+    }
+    int64_t groups = l->latent ? 1 : set->groups, each = H / groups * T, pieces = (each + QUERIES - 1) / QUERIES;
 #pragma omp for schedule(dynamic)
-        for (int64_t piece = 0; piece < a->rows * a->groups * pieces; piece++) {
-            if (!scores) continue;
-            int64_t first = piece % pieces * QUERIES, group = piece / pieces % a->groups;
-            int64_t row = piece / pieces / a->groups;
-            int n = each - first < QUERIES ? (int)(each - first) : QUERIES;
-            if (n == 1)
-                attend(a, row, group, first, 1, scores, stride);
-            else if (n == QUERIES)
-                attend(a, row, group, first, QUERIES, scores, stride);
-            else
-                attend(a, row, group, first, n, scores, stride);
-        }
-        free(scores);
+    for (int64_t piece = 0; piece < now->rows * groups * pieces; piece++) {
+        int64_t first = piece % pieces * QUERIES, row = piece / pieces / groups;
+        int many = each - first < QUERIES ? (int)(each - first) : QUERIES;
+        if (l->latent)
+            absorbed(t, l, index, row, first, many);
+        else
+            grouped(t, index, row, piece / pieces % groups, first, many);
     }
+    int64_t wide = H * (l->latent ? set->value : set->head);
+    team_linear(t, &l->o, ready(t, &l->o, t->mixed, wide, n), t->x, D, 1);
+#pragma omp barrier
+}
+
+/* SiLU of OUT gates, times what they let through. */
+INLINE void swiglu(const float *gate, const float *up, float *to) {
+    floats g = {0}, u = {0};
+    memcpy(&g, gate, OUT * sizeof *gate);
+    memcpy(&u, up, OUT * sizeof *up);
+    floats small = exponential((floats)((integers)g | INT32_MIN)); /* of -|g| */
+    integers negative = g < 0.0f;
+    floats part = (floats)(((integers)small & negative) | ((integers)((floats){0} + 1.0f) & ~negative));
+    g = g * part / (1.0f + small) * u;
+    memcpy(to, &g, OUT * sizeof *to);
+}
+
+/* OUT outputs of the hidden layer of a feed-forward for some rows; row m's are to[m]. */
+INLINE void hidden(team *t, const matrix *gate, const matrix *up, int64_t o, const float *const *x, int64_t rows, float *const *to) {
+    float *other = t->sums + rows * OUT;
+    product(gate, o, x, rows, t->sums);
+    product(up, o, x, rows, other);
+    for (int64_t m = 0; m < rows; m++)
+        swiglu(t->sums + m * OUT, other + m * OUT, to[m] + o);
+}
+
+/* The K best of `count`, -INFINITY left out, by value; of equal ones the first. */
+INLINE void best(const float *values, int64_t count, int64_t K, int64_t *out) {
+    for (int64_t k = 0; k < K; k++) {
+        int64_t found = -1;
+        for (int64_t e = 0; e < count; e++) {
+            int taken = 0;
+            for (int64_t j = 0; j < k; j++) taken |= out[j] == e;
+            if (!taken && (found < 0 || values[e] > values[found])) found = e;
+        }
+        out[k] = found;
+    }
+}
+
+/* A token's experts and their weights, from the router's logits (E,), which become its scores. */
+static void choose(const settings *set, const layer *l, float *scores, int64_t *chosen, float *weights) {
+    int64_t E = set->experts, G = set->expert_groups, size = E / G;
+    float preference[E], leaders[G];
+    int64_t open[G];
+    float most = -INFINITY, total = 0;
+    for (int64_t e = 0; e < E; e++) most = scores[e] > most ? scores[e] : most;
+    for (int64_t e = 0; e < E; e++) {
+        scores[e] = set->sigmoid ? 1 / (1 + expf(-scores[e])) : expf(scores[e] - most);
+        total += scores[e];
+    }
+    for (int64_t e = 0; e < E; e++) {
+        if (!set->sigmoid) scores[e] /= total;
+        preference[e] = scores[e] + (l->bias ? l->bias[e] : 0);
+    }
+    if (set->active_groups < G) { /* a group is worth its best expert, with sigmoids its best two */
+        for (int64_t g = 0; g < G; g++) {
+            int64_t two[2], take = set->sigmoid && size > 1 ? 2 : 1;
+            best(preference + g * size, size, take, two);
+            leaders[g] = preference[g * size + two[0]] + (take > 1 ? preference[g * size + two[1]] : 0);
+        }
+        best(leaders, G, set->active_groups, open);
+        for (int64_t g = 0; g < G; g++) {
+            int kept = 0;
+            for (int64_t j = 0; j < set->active_groups; j++) kept |= open[j] == g;
+            for (int64_t e = g * size; !kept && e < (g + 1) * size; e++) preference[e] = -INFINITY;
+        }
+    }
+    best(preference, E, set->active, chosen);
+    float sum = 0;
+    for (int64_t k = 0; k < set->active; k++) sum += weights[k] = scores[chosen[k]];
+    float by = set->routed_scale / (set->normalise && set->active > 1 ? sum + 1e-20f : 1);
+    for (int64_t k = 0; k < set->active; k++) weights[k] *= by;
+}
+
+static void team_feed_forward(team *t, const layer *l) {
+    const settings *set = t->set;
+    int64_t D = set->width, n = t->n, K = l->router.outputs ? set->active : 0, E = l->router.outputs;
+    int64_t F = l->gate.outputs, own = E ? l->gates[0].outputs : 0; /* hidden: first (n, F), then (n * K, own) */
+    float *to[n * (K + 1)], *routed = t->hidden + n * F;
+    for (int64_t m = 0; m < n; m++) norm(set->kind, t->x + m * D, l->norm_ffn, D, set->eps, t->normed + m * D);
+    if (E) {
+        team_linear(t, &l->router, ready(t, &l->router, t->normed, D, n), t->logits, E, 0);
+#pragma omp barrier
+        float scores[E];
+        for (int64_t m = 0; m < n; m++) {
+            memcpy(scores, t->logits + m * E, E * sizeof *scores);
+            choose(set, l, scores, t->chosen + m * K, t->weights + m * K);
+        }
+        memset(t->counts, 0, (E + 1) * sizeof *t->counts); /* pairs of token and expert, expert by expert */
+        for (int64_t p = 0; p < n * K; p++) t->counts[t->chosen[p] + 1]++;
+        for (int64_t e = 0; e < E; e++) t->counts[e + 1] += t->counts[e];
+        int64_t at[E];
+        memcpy(at, t->counts, sizeof at);
+        for (int64_t p = 0; p < n * K; p++) t->pairs[at[t->chosen[p]]++] = p;
+        const float *const *x = ready(t, &l->gates[0], t->normed, D, n);
+        const float *some[n];
+#pragma omp for schedule(dynamic, 8) nowait
+        for (int64_t task = 0; task < E * (own / OUT); task++) {
+            int64_t e = task / (own / OUT), first = t->counts[e], rows = t->counts[e + 1] - first;
+            for (int64_t i = 0; i < rows; i++) {
+                some[i] = x[t->pairs[first + i] / K];
+                to[i] = routed + t->pairs[first + i] * own;
+            }
+            if (rows) hidden(t, &l->gates[e], &l->ups[e], task % (own / OUT) * OUT, some, rows, to);
+        }
+    }
+    if (F) {
+        const float *const *x = ready(t, &l->gate, t->normed, D, n);
+        for (int64_t m = 0; m < n; m++) to[m] = t->hidden + m * F;
+#pragma omp for schedule(dynamic, 8) nowait
+        for (int64_t o = 0; o < F; o += OUT) hidden(t, &l->gate, &l->up, o, x, n, to);
+    }
+#pragma omp barrier
+    const float **x = t->pointers, **pair = t->pointers + n;
+    float *ordered = t->ordered;
+    for (int64_t m = 0; F && m < n; m++, ordered += room(F)) {
+        prepare(l->down.kind, FLOAT32, t->hidden + m * F, F, ordered);
+        x[m] = ordered;
+    }
+    for (int64_t p = 0; p < n * K; p++, ordered += room(own)) {
+        prepare(l->downs[0].kind, FLOAT32, routed + p * own, own, ordered);
+        pair[p] = ordered;
+    }
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t o = 0; o < D; o += OUT) {
+        if (F) {
+            product(&l->down, o, x, n, t->sums);
+            for (int64_t m = 0; m < n; m++)
+                for (int r = 0; r < OUT; r++) t->x[m * D + o + r] += t->sums[m * OUT + r];
+        }
+        for (int64_t e = 0; e < E; e++) {
+            int64_t first = t->counts[e], rows = t->counts[e + 1] - first;
+            const float *some[n];
+            for (int64_t i = 0; i < rows; i++) some[i] = pair[t->pairs[first + i]];
+            if (rows) product(&l->downs[e], o, some, rows, t->sums);
+            for (int64_t i = 0; i < rows; i++) {
+                int64_t p = t->pairs[first + i];
+                for (int r = 0; r < OUT; r++) t->x[p / K * D + o + r] += t->weights[p] * t->sums[i * OUT + r];
+            }
+        }
+    }
+}
+
+/* ---- what is called from outside; they return 0, or 1 where there is no memory ---- */
+
+INLINE int64_t thread(void) {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+/* x (rows, I), y (rows, O) of kind `from`. */
+int janus_linear(const void *x, int64_t from, int64_t rows, const matrix *w, void *y, int64_t threads) {
+    int64_t each = room(w->inputs);
+    float *ordered = malloc((rows * each + threads * rows * OUT) * sizeof *ordered);
+    const float **pointers = malloc(rows * sizeof *pointers);
+    int failed = !ordered || !pointers;
+#pragma omp parallel num_threads(threads) if (!failed)
+    if (!failed) {
+#pragma omp for
+        for (int64_t m = 0; m < rows; m++) {
+            prepare(w->kind, from, (const char *)x + bytes(from, m * w->inputs), w->inputs, ordered + m * each);
+            pointers[m] = ordered + m * each;
+        }
+        float *sums = ordered + rows * each + thread() * rows * OUT;
+#pragma omp for schedule(dynamic, 16)
+        for (int64_t o = 0; o < w->outputs; o += OUT) {
+            product(w, o, pointers, rows, sums);
+            for (int64_t m = 0; m < rows; m++)
+                for (int r = 0; r < OUT; r++) put(from, y, m * w->outputs + o + r, sums[m * OUT + r]);
+        }
+    }
+    free(ordered), free(pointers);
+    return failed;
+}
+
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Hands out parts of a block of memory; with none, counts what would be handed out. */
+typedef struct {
+    float *floats;
+    int64_t *numbers, floats_used, numbers_used;
+} arena;
+
+static float *floats_of(arena *a, int64_t n) {
+    a->floats_used += n;
+    return a->floats ? a->floats + a->floats_used - n : NULL;
+}
+
+static int64_t *numbers_of(arena *a, int64_t n) {
+    a->numbers_used += n;
+    return a->numbers ? a->numbers + a->numbers_used - n : NULL;
+}
+
+/* The team's memory, shared and of each thread, for the widest of the layers. */
+static void furnish(arena *a, const settings *set, const layer *layers, int64_t threads, team *all) {
+    int64_t n = all->n, D = set->width, K = set->active;
+    int64_t q = 0, kv = 0, mixed = 0, hidden = 0, experts = 0, normed = D, ordered = n * room(D), latents = room(set->head);
+    for (const layer *l = layers; l < layers + set->layers; l++) {
+        int64_t own = l->router.outputs ? l->gates[0].outputs : 0;
+        q = larger(q, l->q.outputs);
+        kv = larger(kv, l->k.outputs + l->v.outputs);
+        mixed = larger(mixed, larger(l->o.inputs, l->q_first.outputs));
+        hidden = larger(hidden, n * l->gate.outputs + n * K * own);
+        experts = larger(experts, l->router.outputs);
+        normed = larger(normed, l->q.inputs);
+        ordered = larger(ordered, n * room(larger(l->q.inputs, l->o.inputs)));
+        ordered = larger(ordered, n * room(l->gate.outputs) + n * K * room(own));
+        if (l->latent) latents = larger(latents, room(set->rank) + room(set->rope));
+    }
+    team shared = *all;
+    shared.x = floats_of(a, n * D), shared.q = floats_of(a, n * q), shared.kv = floats_of(a, n * kv);
+    shared.mixed = floats_of(a, n * mixed), shared.hidden = floats_of(a, hidden), shared.logits = floats_of(a, n * experts);
+    for (int64_t i = 0; i < threads; i++) {
+        team *t = all + i;
+        *t = shared;
+        t->normed = floats_of(a, n * normed), t->ordered = floats_of(a, ordered);
+        t->scores = floats_of(a, QUERIES * t->padded), t->sums = floats_of(a, 2 * n * OUT);
+        t->latents = floats_of(a, 2 * QUERIES * latents), t->weights = floats_of(a, n * K);
+        t->chosen = numbers_of(a, n * K), t->pairs = numbers_of(a, n * K), t->counts = numbers_of(a, experts + 1);
+        t->pointers = (const float **)numbers_of(a, n * (K + 1));
+    }
+}
+
+/* A few tokens through all layers and the final norm. */
+int janus_step(const settings *set, const layer *layers, const call *now, int64_t threads) {
+    int64_t n = now->rows * now->tokens, slots = now->start + now->tokens, D = set->width;
+    team *all = malloc(threads * sizeof *all);
+    if (!all) return 1;
+    *all = (team){.set = set, .now = now, .n = n, .padded = (slots + WIDE - 1) / WIDE * WIDE};
+    arena counted = {0};
+    furnish(&counted, set, layers, threads, all);
+    arena had = {malloc(counted.floats_used * sizeof(float)), malloc((counted.numbers_used + 1) * sizeof(int64_t)), 0, 0};
+    int failed = !had.floats || !had.numbers;
+    if (!failed) {
+        furnish(&had, set, layers, threads, all);
+        for (int64_t i = 0; i < n * D; i++) all->x[i] = get(set->kind, now->x, i);
+#pragma omp parallel num_threads(threads)
+        {
+            team *t = all + thread();
+            for (int64_t i = 0; i < set->layers; i++) {
+                team_attention(t, layers + i, i);
+                team_feed_forward(t, layers + i);
+            }
+#pragma omp for
+            for (int64_t m = 0; m < n; m++) {
+                norm(set->kind, t->x + m * D, now->norm, D, set->eps, t->normed);
+                store(set->kind, t->normed, D, now->out, m * D);
+            }
+        }
+    }
+    free(had.floats), free(had.numbers), free(all);
     return failed;
 }

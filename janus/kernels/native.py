@@ -1,11 +1,10 @@
-"""Products and attention on the CPU by `native.c`, compiled for this machine when the first one is asked for.
+"""Decoding on the CPU by `native.c`, compiled for this machine when it is first asked for.
 
 Needs a C compiler (`cc`, or what the variable CC names) with OpenMP.  The library is kept in ~/.cache/janus
 (or $XDG_CACHE_HOME/janus), one for each version of the source, compiler and processor.  Without a compiler,
 or with JANUS_NATIVE=0, PyTorch's own products do the same more slowly.
 
-N rows, I inputs and O outputs of a matrix; B batch, H heads that share G sets of keys and values, T tokens, S
-slots, C channels.
+The structures are those of `native.c`, field by field.  N rows, I inputs and O outputs of a matrix.
 """
 
 from __future__ import annotations
@@ -19,28 +18,71 @@ import re
 import shutil
 import subprocess
 import tempfile
+from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # kinds of numbers
+KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
+STEPS = (8, 16, 32, 64)  # what the inputs of a matrix must be a multiple of, by kind
+OUT = 4  # and its outputs
 _SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-BFLOAT16, INT8, INT4 = range(3)  # kinds of a matrix
-_STEPS = (16, 32, 64)  # what the inputs must be a multiple of, by kind
-_OUT = 4  # and the outputs
 
 
-class _Attention(ctypes.Structure):
-    """`attention` in the source."""
+class Matrix(ctypes.Structure):
+    """Weights (O, I), and of integers the scales and zero points, as `janus.core.quantized` has them."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "q2", "k2", "seen", "out")),
-        *((name, ctypes.c_int64) for name in ("rows", "heads", "groups", "tokens", "slots")),
-        *((name, ctypes.c_int64) for name in ("width", "more", "wide_v")),
-        *((f"{of}_{by}", ctypes.c_int64) for of in ("k", "v", "k2") for by in ("row", "group", "slot")),
-        *((name, ctypes.c_int64) for name in ("seen_row", "seen_token")),
-        ("scale", ctypes.c_float),
+        ("kind", c_int64),
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("wide_scale", c_int64),
+        ("zero", c_void_p),
+        ("outputs", c_int64),
+        ("inputs", c_int64),
+    )
+
+
+class Layer(ctypes.Structure):
+    _fields_ = (
+        ("latent", c_int64),
+        ("norm", c_void_p),
+        ("norm_ffn", c_void_p),
+        *((name, Matrix) for name in ("q_first", "q", "k", "v", "o")),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        *((name, Matrix) for name in ("expand", "gate", "up", "down", "router")),
+        ("bias", c_void_p),
+        *((name, POINTER(Matrix)) for name in ("gates", "ups", "downs")),
+    )
+
+
+class Settings(ctypes.Structure):
+    _fields_ = (
+        *((name, c_int64) for name in ("kind", "width", "heads", "groups", "head")),
+        *((name, c_int64) for name in ("nope", "rope", "value", "rank")),
+        *((name, c_double) for name in ("eps", "latent_eps", "scale", "latent_scale")),
+        *((name, c_int64) for name in ("experts", "active", "expert_groups", "active_groups")),
+        *((name, c_int64) for name in ("sigmoid", "normalise")),
+        ("routed_scale", c_double),
+        ("layers", c_int64),
+    )
+
+
+class Call(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "out", "norm")),
+        *((name, c_int64) for name in ("rows", "tokens", "start", "capacity")),
+        ("cosines", c_void_p * 2),
+        ("sines", c_void_p * 2),
+        ("angle_row", c_int64),
+        ("seen", c_void_p),
+        ("seen_row", c_int64),
+        ("seen_token", c_int64),
+        ("caches", POINTER(c_void_p)),
     )
 
 
@@ -57,97 +99,43 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
-    number, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
-    loaded.janus_attend.argtypes = [ctypes.POINTER(_Attention), number]
-    loaded.janus_linear.argtypes = [
-        *(pointer, number, size),
-        *(number, pointer, pointer, number, pointer, size, size),
-        *(pointer, number),
-    ]
+    loaded.janus_linear.argtypes = [c_void_p, c_int64, c_int64, POINTER(Matrix), c_void_p, c_int64]
+    loaded.janus_step.argtypes = [POINTER(Settings), POINTER(Layer), POINTER(Call), c_int64]
+    for function in (loaded.janus_linear, loaded.janus_step):
+        function.restype = c_int
     return loaded
 
 
-def fits(x: Tensor, kind: int, outputs: int) -> bool:
-    """Whether `linear` can multiply such rows by such a matrix."""
-    known = x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-    whole = outputs % _OUT == 0 and x.shape[-1] % _STEPS[kind] == 0
-    return known and whole and library() is not None
+def matrix(kind: int, weight: Tensor, outputs: int, inputs: int, *more: Tensor) -> Matrix | None:
+    """`more`: scales, and zero points.  None where the kernels cannot take such numbers or sizes."""
+    parts = (weight, *more)
+    if any(part.device.type != "cpu" or not part.is_contiguous() for part in parts):
+        return None
+    if outputs % OUT or inputs % STEPS[kind] or (more and more[0].dtype not in KINDS):
+        return None
+    scale, zero = (*(part.data_ptr() for part in more), None, None)[:2]
+    wide = int(bool(more) and more[0].dtype == torch.float32)
+    return Matrix(kind, weight.data_ptr(), scale, wide, zero, outputs, inputs)
 
 
-def linear(
-    x: Tensor,
-    kind: int,
-    outputs: int,
-    weight: Tensor,
-    scale: Tensor | None = None,
-    zero: Tensor | None = None,
-) -> Tensor:
-    """Rows (N, I), float32 or bfloat16, by a matrix of that kind: (N, O) in the precision of the rows.
-
-    Weights, scales and zero points lie as `janus.core.quantized` has them.  Ask `fits` first.
-    """
+def linear(x: Tensor, weights: Matrix) -> Tensor:
+    """Rows (N, I), float32 or bfloat16, by a matrix: (N, O) in the precision of the rows."""
     x = x.contiguous()
-    y = x.new_empty(len(x), outputs)
+    y = x.new_empty(len(x), weights.outputs)
     compiled = library()
     assert compiled is not None
-    failed = compiled.janus_linear(
-        *(x.data_ptr(), int(x.dtype == torch.float32), len(x)),
-        *(kind, weight.data_ptr(), _pointer(scale), int(scale is not None and scale.dtype == torch.float32)),
-        *(_pointer(zero), outputs, x.shape[1]),
-        *(y.data_ptr(), torch.get_num_threads()),
-    )
-    if failed:
+    threads = torch.get_num_threads()
+    if compiled.janus_linear(x.data_ptr(), KINDS[x.dtype], len(x), weights, y.data_ptr(), threads):
         raise MemoryError(f"no memory for {x.numel()} numbers")
     return y
 
 
-def attends(*parts: Tensor) -> bool:
-    """Whether `attend` can take such queries, keys and values."""
-    whole = all(
-        part.device.type == "cpu"
-        and part.dtype == torch.bfloat16
-        and part.shape[-1] % _STEPS[BFLOAT16] == 0
-        and part.stride(-1) == 1
-        for part in parts
-    )
-    return whole and library() is not None
-
-
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    seen: Tensor | None = None,
-    more: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    """Softmax attention: bfloat16 q (B, H, T, C), k (B, G, S, C), v (B, G, S, any) -> (B, H, T, any).
-
-    seen: (B or 1, 1, T, S) bool, True where a token looks; none may look nowhere.
-    more: further channels of queries and keys, whose products are added to the scores.
-    Ask `attends` first.
-    """
-    q = q.contiguous()
-    q2, k2 = (q, k) if more is None else (more[0].contiguous(), more[1])
-    out = q.new_empty(*q.shape[:3], v.shape[-1])
-    asked = _Attention(
-        *(part.data_ptr() for part in (q, k, v, q2, k2)),
-        *(_pointer(seen), out.data_ptr()),
-        *(q.shape[0], q.shape[1], k.shape[1], q.shape[2], k.shape[2]),
-        *(q.shape[3], 0 if more is None else q2.shape[3], v.shape[3]),
-        *(part.stride(dim) for part in (k, v, k2) for dim in range(3)),
-        *((0, 0) if seen is None else (0 if len(seen) == 1 else seen.stride(0), seen.stride(2))),
-        scale,
-    )
+def step(settings: Settings, layers: ctypes.Array[Layer], call: Call) -> None:
+    """A few tokens of some rows through all layers; see `janus.core.steps`."""
     compiled = library()
     assert compiled is not None
-    if compiled.janus_attend(asked, torch.get_num_threads()):
-        raise MemoryError(f"no memory for the scores of {k.shape[2]} slots")
-    return out
-
-
-def _pointer(part: Tensor | None) -> int | None:
-    return None if part is None else part.data_ptr()
+    if compiled.janus_step(settings, layers, call, torch.get_num_threads()):
+        raise MemoryError(f"no memory for a step of {call.rows} rows")
 
 
 def _folder() -> Path:
@@ -171,6 +159,6 @@ def _compile(compiler: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
+        command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         made.replace(path)
