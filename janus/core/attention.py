@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from janus.config import CoreConfig
 from janus.core.cache import Cache
 from janus.core.rope import Rotary, rotate_halves, softmax_scale
-from janus.kernels.linear import Linear
+from janus.kernels.linear import Linear, multiplies_bfloat16
 
 
 class RMSNorm(nn.Module):
@@ -73,6 +73,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) -
     """Softmax attention: q (B, H, T, C), k (B, G, S, C), v (B, G, S, any) -> (B, H, T, any)."""
     if q.device.type == "cpu" and q.shape[2] <= _FEW and not visible.causal:
         return _attend_few(q, k, v, visible.mask, scale)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not multiplies_bfloat16():
+        q, k, v = q.float(), k.float(), v.float()
+        return attend(q, k, v, visible, scale).bfloat16()
     grouped = k.shape[1] != q.shape[1]
     if grouped and visible.mask is not None:
         # The fused kernels take either a mask or grouped heads; together they would fall back to

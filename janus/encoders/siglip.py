@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from janus.config import VisionConfig
+from janus.kernels.linear import adopt
 
 
 class SiglipTower(nn.Module):
@@ -32,6 +33,7 @@ class SiglipTower(nn.Module):
             global_pool="map",
             num_classes=0,
         )
+        adopt(self.vision_tower)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Prepared pixels (N, 3, S, S) to features after the last norm (N, P, D).

@@ -29,6 +29,13 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def adopt(module: nn.Module) -> None:
+    """Make the plain linear layers in another library's module `Linear` ones."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(..., I) by a weight (O, I) to (..., O): `torch.nn.functional.linear` up to rounding."""
     if x.device.type != "cpu" or _dtype(x) != torch.bfloat16:
