@@ -270,3 +270,16 @@ def test_modules_that_the_kernels_do_not_know_are_called() -> None:
     got = _in_steps(model, padded=False)
     assert model.model._compiled is False
     assert not torch.allclose(got, before, atol=1e-3)
+
+
+@COMPILED
+def test_hooks_on_layers_are_called() -> None:
+    model = _model(GQA)
+    seen: list[torch.nn.Module] = []
+    handle = model.model.layers.get_submodule("1.mlp").register_forward_hook(
+        lambda module, given, out: seen.append(module)
+    )
+    hooked = _in_steps(model, padded=False)
+    assert len(seen) == 5
+    handle.remove()
+    torch.testing.assert_close(_in_steps(model, padded=False), hooked, rtol=1e-4, atol=1e-5)

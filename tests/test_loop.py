@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing import event_accumulator
 
 from janus import Janus, checkpoints
@@ -26,6 +27,7 @@ from janus.config import PRESETS
 from janus.data.sources import open_source
 from janus.model import JanusModel
 from janus.tokenizers.text import train_bpe
+from janus.train import state
 from janus.train.loop import train
 from janus.train.optimizer import LeanAdamW, round_at_random
 from janus.train.plan import TrainRecipe, load_plan
@@ -191,6 +193,20 @@ def test_resumes_to_the_same_weights(base: Path, data: Path, tmp_path: Path) -> 
     train(recipe(base, data, tmp_path / "parts", average=0.9, steps=10))
     train(recipe(base, data, tmp_path / "parts", average=0.9, steps=20))
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    whole, parts = weights(tmp_path / "whole" / "model"), weights(tmp_path / "parts" / "model")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_state_of_several_files_is_gone_on_from(
+    base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe(base, data, tmp_path / "whole", steps=4))
+    monkeypatch.setattr(state, "_FILE", 100_000)
+    train(recipe(base, data, tmp_path / "parts", steps=2))
+    files = [load_file(path) for path in (tmp_path / "parts" / "step-00000002").glob("*.safetensors")]
+    assert len(files) > 5
+    assert all(len(file) == 1 or sum(t.nbytes for t in file.values()) <= 100_000 for file in files)
+    train(recipe(base, data, tmp_path / "parts", steps=4))
     whole, parts = weights(tmp_path / "whole" / "model"), weights(tmp_path / "parts" / "model")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 

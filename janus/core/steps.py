@@ -47,6 +47,7 @@ class Steps:
         self._at = self._pointers()
         self._kept: list[ctypes.Array[native.Matrix]] = []  # of experts
         known = cast("Sequence[Layer]", layers)
+        self._modules = [part for one in known for part in (one, one.self_attn, one.mlp)]
         self._layers = (native.Layer * len(known))(*(self._layer(layer) for layer in known))
         self._settings = _settings(config, known, self.kind)
 
@@ -59,7 +60,12 @@ class Steps:
         return self._at == self._pointers()
 
     def takes(self, x: Tensor, cache: Cache) -> bool:
-        """Whether a step of these tokens (B, T, D) is one for the kernels."""
+        """Whether a step of these tokens (B, T, D) is one for the kernels.
+
+        Not where somebody watches a layer, its attention or its feed-forward by a hook.
+        """
+        if any(part._forward_hooks or part._forward_pre_hooks for part in self._modules):
+            return False
         rows = x.shape[0] * x.shape[1]
         most = 64 if self._config.width <= _SMALL or self._config.quantization else few(x.dtype)
         same = x.dtype == cache.layers[0][0].dtype and native.KINDS.get(x.dtype) == self.kind

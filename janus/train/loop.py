@@ -182,7 +182,6 @@ class _ModelRun(Run[Packed]):
         asked = parallel.sum(asked).clamp(min=1)
         load = torch.zeros(0, device=parallel.device)  # (layers, experts) tokens
         self.trained.train()
-        self.optimizer.zero_grad()
         for packed in step.batches:
             losses = self._losses(packed)
             # Tokens count alike wherever they are.  Processes' gradients are averaged, hence the factor.
@@ -201,6 +200,7 @@ class _ModelRun(Run[Packed]):
                 parameter.grad = torch.zeros_like(parameter)
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), recipe.clip)
         self.optimizer.step()
+        self.optimizer.zero_grad()  # their memory is free for what comes between steps
         if self.factored is not None:
             self.factored.step()
         if self.balanced:

@@ -27,6 +27,7 @@ from janus.train.parallel import Parallel
 
 _NAME = re.compile(r"step-\d{8}")
 _COUNTS = "counts.json"
+_FILE = 1 << 30  # bytes of a file, which is put together in memory before it is written
 
 
 class Average:
@@ -81,10 +82,13 @@ class State:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         self.parallel.wait()
+        tensors = self._tensors()
         with _quietly():
             save(
-                self._tensors(),
-                storage_writer=HuggingFaceStorageWriter(str(beside), save_distributed=True),
+                tensors,
+                storage_writer=HuggingFaceStorageWriter(
+                    str(beside), fqn_to_index_mapping=_files(tensors), save_distributed=True
+                ),
                 no_dist=self.parallel.world == 1,
             )
         self.parallel.wait()
@@ -142,6 +146,18 @@ class State:
         self.optimizer.zero_grad()
         for moments in self.optimizer.state.values():
             moments["step"].zero_()
+
+
+def _files(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """The number of the file, from 1 on, that each tensor goes into."""
+    numbers, number, used = {}, 1, 0
+    for name, value in tensors.items():
+        size = value.numel() * value.element_size()
+        if used and used + size > _FILE:
+            number, used = number + 1, 0
+        numbers[name] = number
+        used += size
+    return numbers
 
 
 def _quietly() -> warnings.catch_warnings[None]:
