@@ -27,8 +27,36 @@ _FEW = 32  # rows that the CPU multiplies by the integers themselves
 _LEAVE = ("kv_b_proj",)  # absorbed attention multiplies by parts of it
 
 
-class Int8Linear(nn.Module):
-    """A linear layer without bias, (..., I) -> (..., O): from -127 to 127 times the scale of their output."""
+class _IntegerLinear(nn.Module):
+    """A linear layer without bias whose weight is integers, (..., I) -> (..., O)."""
+
+    def matrix(self) -> native.Matrix | None:
+        """As the compiled kernels see it; None where they can't take it."""
+        raise NotImplementedError
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """(O, I) as the numbers that the integers stand for."""
+        raise NotImplementedError
+
+    def _by_pytorch(self, rows: Tensor) -> Tensor:
+        """Rows (N, I) of bfloat16 by PyTorch's own product for the CPU."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        few = rows.device.type == "cpu" and len(rows) <= _FEW
+        compiled = few and rows.dtype in native.KINDS and native.library() is not None
+        if compiled and (made := self.matrix()) is not None:
+            out = native.linear(rows, made)
+        elif few and rows.dtype == torch.bfloat16:
+            out = self._by_pytorch(rows)
+        else:
+            out = linear(rows, self.dense(x.dtype))
+        return out.unflatten(0, x.shape[:-1])
+
+
+class Int8Linear(_IntegerLinear):
+    """From -127 to 127, times the scale of their output."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -44,22 +72,15 @@ class Int8Linear(nn.Module):
         """(O, I) as the numbers that the integers stand for."""
         return self.weight.to(dtype) * self.weight_scale.to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        made = None
-        if len(rows) <= _FEW and rows.dtype in native.KINDS and native.library() is not None:
-            made = native.matrix(native.INT8, self.weight, *self.weight.shape, self.weight_scale)
-        if made is not None:
-            out = native.linear(rows, made)
-        elif len(rows) <= _FEW and rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
-            out = torch._weight_int8pack_mm(rows, self.weight, self.weight_scale.to(x.dtype).flatten())
-        else:
-            out = linear(rows, self.dense(x.dtype))
-        return out.unflatten(0, x.shape[:-1])
+    def matrix(self) -> native.Matrix | None:
+        return native.matrix(native.INT8, self.weight, *self.weight.shape, self.weight_scale)
+
+    def _by_pytorch(self, rows: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(rows, self.weight, self.weight_scale.to(rows.dtype).flatten())
 
 
-class Int4Linear(nn.Module):
-    """The same with weights from 0 to 15, less their group's zero point, times its scale.
+class Int4Linear(_IntegerLinear):
+    """From 0 to 15, less their group's zero point, times its scale.
 
     Raises ValueError where the inputs are not whole groups, or the outputs not a multiple of 8.
     """
@@ -93,21 +114,14 @@ class Int4Linear(nn.Module):
         zero = _unpack(self.weight_zero_point.T).T
         return ((whole - zero[..., None]).to(dtype) * self.weight_scale.to(dtype)[..., None]).flatten(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        made = None
-        if len(rows) <= _FEW and rows.dtype in native.KINDS and native.library() is not None:
-            sizes = (len(self.weight_packed), x.shape[-1])
-            parts = (self.weight_scale, self.weight_zero_point)
-            made = native.matrix(native.INT4, self.weight_packed, *sizes, *parts)
-        if made is not None:
-            out = native.linear(rows, made)
-        elif len(rows) <= _FEW and rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
-            packed, scales = self._as_cpu_wants()
-            out = torch._weight_int4pack_mm_for_cpu(rows, packed, GROUP, scales)
-        else:
-            out = linear(rows, self.dense(x.dtype))
-        return out.unflatten(0, x.shape[:-1])
+    def matrix(self) -> native.Matrix | None:
+        outputs, packed = self.weight_packed.shape
+        parts = (self.weight_scale, self.weight_zero_point)
+        return native.matrix(native.INT4, self.weight_packed, outputs, packed * _PACKED, *parts)
+
+    def _by_pytorch(self, rows: Tensor) -> Tensor:
+        packed, scales = self._as_cpu_wants()
+        return torch._weight_int4pack_mm_for_cpu(rows, packed, GROUP, scales)
 
     def _as_cpu_wants(self) -> tuple[Tensor, Tensor]:
         """The integers in the order of the CPU's kernel, which subtracts 8 from them, and for each group its

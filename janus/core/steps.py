@@ -143,25 +143,15 @@ def _tensors(layer: nn.Module) -> Iterator[Tensor]:
 
 
 def _matrix(module: nn.Module) -> native.Matrix:
-    if type(module) is Linear and module.bias is None:
-        return _dense(module.weight)
-    if type(module) is Int8Linear:
-        return _fit(native.INT8, module.weight, *module.weight.shape, module.weight_scale)
-    if type(module) is Int4Linear:
-        outputs, packed = module.weight_packed.shape
-        parts = (module.weight_scale, module.weight_zero_point)
-        return _fit(native.INT4, module.weight_packed, outputs, 8 * packed, *parts)
-    raise UnfitError
+    known = type(module) in (Int8Linear, Int4Linear) or (type(module) is Linear and module.bias is None)
+    return _fit(cast("Linear | Int8Linear | Int4Linear", module).matrix() if known else None)
 
 
 def _dense(weight: Tensor) -> native.Matrix:
-    if weight.dtype not in native.KINDS:
-        raise UnfitError
-    return _fit(native.KINDS[weight.dtype], weight, *weight.shape)
+    return _fit(native.dense(weight))
 
 
-def _fit(kind: int, weight: Tensor, outputs: int, inputs: int, *more: Tensor) -> native.Matrix:
-    made = native.matrix(kind, weight, outputs, inputs, *more)
+def _fit(made: native.Matrix | None) -> native.Matrix:
     if made is None:
         raise UnfitError
     return made

@@ -25,6 +25,10 @@ _PIECE = 1 << 20  # numbers of a matrix that are converted at once
 class Linear(nn.Linear):
     """`nn.Linear` by `linear`."""
 
+    def matrix(self) -> native.Matrix | None:
+        """As the compiled kernels see it, without the bias; None where they can't take it."""
+        return native.dense(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
@@ -43,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     both = x.dtype == weight.dtype == torch.bfloat16
     if both and not learns and x.numel() <= few(x.dtype) * x.shape[-1] and native.library() is not None:
-        made = native.matrix(native.BFLOAT16, weight, *weight.shape)
+        made = native.dense(weight)
     else:
         made = None
     if made is not None:

@@ -118,6 +118,12 @@ def matrix(kind: int, weight: Tensor, outputs: int, inputs: int, *more: Tensor) 
     return Matrix(kind, weight.data_ptr(), scale, wide, zero, outputs, inputs)
 
 
+def dense(weight: Tensor) -> Matrix | None:
+    """Of a weight (O, I) in float32 or bfloat16; None where the kernels cannot take it."""
+    kind = KINDS.get(weight.dtype)
+    return None if kind is None else matrix(kind, weight, *weight.shape)
+
+
 def linear(x: Tensor, weights: Matrix) -> Tensor:
     """Rows (N, I), float32 or bfloat16, by a matrix: (N, O) in the precision of the rows."""
     x = x.contiguous()
