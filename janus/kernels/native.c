@@ -93,14 +93,26 @@ INLINE floats unpack(int kind, const char *from, int k) {
 }
 static const float MOVED[8] = {1, 0x1p-4, 0x1p-8, 0x1p-12, 0x1p-16, 0x1p-20, 0x1p-24, 0x1p-24};
 
-/* Scales, and zero points, of a step of INT4: two groups of 32 numbers, which are four words each. */
-INLINE void group(const matrix *w, int64_t o, int64_t i, floats *scale, floats *zero) {
+/* Of INT4, a step is two groups of 32 numbers, which are four words each: their scales, and their zero points from
+   the words that eight rows share. */
+INLINE floats scales_of(const matrix *w, int64_t o, int64_t i) {
     int64_t at = (o * w->inputs + i) / 32;
-    float s0 = scale_at(w, at), s1 = scale_at(w, at + 1);
+    if (w->wide_scale) {
+        const float *s = (const float *)w->scale + at;
+        return (floats){s[0], s[0], s[0], s[0], s[1], s[1], s[1], s[1]};
+    }
+    uint32_t both;
+    memcpy(&both, (const uint16_t *)w->scale + at, sizeof both);
+    return (floats)(((words){0} + both) << (words){16, 16, 16, 16} & 0xffff0000u);
+}
+
+INLINE words zeros_of(const matrix *w, int64_t o, int64_t i) {
     const uint32_t *z = w->zero + o / 8 * (w->inputs / 32) + i / 32;
-    words both = {z[0], z[0], z[0], z[0], z[1], z[1], z[1], z[1]};
-    *scale = (floats){s0, s0, s0, s0, s1, s1, s1, s1};
-    *zero = __builtin_convertvector((integers)(both >> (int)(4 * (o % 8)) & 15), floats);
+    return (words){z[0], z[0], z[0], z[0], z[1], z[1], z[1], z[1]};
+}
+
+INLINE floats zero_of(words zeros, int64_t o) {
+    return __builtin_convertvector((integers)(zeros >> (int)(4 * (o % 8)) & 15), floats);
 }
 
 INLINE float sum(floats values) {
@@ -114,8 +126,8 @@ INLINE float sum(floats values) {
 /* Floats that `prepare` makes of a row. */
 INLINE int64_t room(int64_t inputs) { return inputs + inputs / 8; }
 
-/* A row in the order of the weights.  For INT4 times MOVED, and behind it the sums of its groups: of every step
-   eight numbers, those of its two groups first and fifth, the others 0. */
+/* A row in the order of the weights.  For INT4 times MOVED, and behind it the sums of its groups, negative: of
+   every step eight numbers, those of its two groups first and fifth, the others 0. */
 INLINE void prepare_as(const int kind, const int from, const void *x, int64_t inputs, float *out) {
     for (int64_t i = 0; i < inputs; i += step(kind)) {
         float own[64];
@@ -125,7 +137,7 @@ INLINE void prepare_as(const int kind, const int from, const void *x, int64_t in
         if (kind == INT4) {
             float *groups = out + inputs + i / 8;
             memset(groups, 0, 8 * sizeof *groups);
-            for (int k = 0; k < 32; k++) groups[0] += own[k], groups[4] += own[32 + k];
+            for (int k = 0; k < 32; k++) groups[0] -= own[k], groups[4] -= own[32 + k];
         }
     }
 }
@@ -146,15 +158,15 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
     floats total[DIRECT][OUT];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
-    for (int64_t i = 0; i < w->inputs; i += step(kind))
+    for (int64_t i = 0; i < w->inputs; i += step(kind)) {
+        words zeros = kind == INT4 ? zeros_of(w, o, i) : (words){0};
         for (int r = 0; r < OUT; r++) {
             const char *from = w->weight + bytes(kind, (o + r) * w->inputs + i);
             __builtin_prefetch(from + bytes(kind, OUT * w->inputs)); /* the processor's own stops at pages */
-            floats scale, part[DIRECT];
+            floats part[DIRECT];
             if (kind == INT4) {
-                floats zero;
-                group(w, o + r, i, &scale, &zero);
-                for (int m = 0; m < M; m++) part[m] = -zero * *(const floats *)(x[m] + w->inputs + i / 8);
+                floats zero = zero_of(zeros, o + r);
+                for (int m = 0; m < M; m++) part[m] = zero * *(const floats *)(x[m] + w->inputs + i / 8);
             }
 #pragma GCC unroll 8
             for (int k = 0; k < step(kind) / WIDE; k++) {
@@ -167,9 +179,12 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
                         total[m][r] += product;
                 }
             }
-            if (kind == INT4)
+            if (kind == INT4) {
+                floats scale = scales_of(w, o + r, i);
                 for (int m = 0; m < M; m++) total[m][r] += part[m] * scale;
+            }
         }
+    }
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
 }
@@ -180,7 +195,7 @@ INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, 
         const char *from = w->weight + bytes(kind, o * w->inputs + i + done);
         __builtin_prefetch(from + bytes(kind, OUT * w->inputs));
         floats scale, zero;
-        if (kind == INT4) group(w, o, i + done, &scale, &zero);
+        if (kind == INT4) scale = scales_of(w, o, i + done), zero = zero_of(zeros_of(w, o, i + done), o);
 #pragma GCC unroll 8
         for (int k = 0; k < step(kind) / WIDE; k++) {
             floats value = unpack(kind, from, k);
