@@ -158,6 +158,20 @@ def test_products_by_way_of_float32_learn_the_same(
     assert x.grad.dtype == layer.weight.grad.dtype == kept
 
 
+def test_convolutions_by_way_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded once, and the weights stay what they are."""
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.SiLU(), torch.nn.Conv2d(8, 4, 3)
+    ).bfloat16()
+    x = _numbers(2, 3, 9, 9, dtype=torch.bfloat16)
+    with torch.no_grad():
+        got = products.widely(module, x)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    assert torch.equal(got, copy.deepcopy(module).float()(x.float()).bfloat16())
+    assert products.widely(module, x).requires_grad
+
+
 GQA = CoreConfig(64, 128, 4, ("gqa",) * 2, ("dense",) * 2, ffn_width=192, kv_heads=2)
 MLA = MlaConfig(kv_rank=64, nope_dim=24, rope_dim=16, v_dim=32)
 V2 = MoeConfig(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from janus.kernels import native
@@ -57,6 +58,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     else:
         return F.linear(x, weight, bias)
     return y if bias is None else y + bias.to(y.dtype)
+
+
+def widely(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x), by way of float32 where the processor has no products of bfloat16; without gradients.
+
+    Makes a copy of the weights for the time being: for what is small and has convolutions.
+    """
+    narrow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and not multiplies_bfloat16()
+    if not narrow or torch.is_grad_enabled():
+        return module(x)
+    wide = {name: value.float() for name, value in module.named_parameters()}
+    return functional_call(module, wide, (x.float(),)).to(x.dtype)
 
 
 @functools.cache

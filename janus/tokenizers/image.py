@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from janus.config import VqConfig
+from janus.kernels.linear import widely
 
 NORM_GROUPS = 32
 
@@ -208,14 +209,14 @@ class VqTokenizer(nn.Module):
             raise ValueError(
                 f"pixels of shape {tuple(pixels.shape)}; this tokenizer takes (N, 3, {side}, {side})"
             )
-        z = self.quant_conv(self.encoder(pixels.to(self.quant_conv.weight.dtype)))
+        z = self.quant_conv(widely(self.encoder, pixels.to(self.quant_conv.weight.dtype)))
         return F.normalize(z.flatten(2).transpose(1, 2).float(), dim=-1)
 
     def pixels(self, vectors: Tensor) -> Tensor:
         """Unit vectors (N, K, E) to pixels (N, 3, S, S), about [-1, 1], in the weights' dtype."""
         grid = self.config.grid
         z = vectors.transpose(1, 2).unflatten(2, (grid, grid)).to(self.post_quant_conv.weight.dtype)
-        return self.decoder(self.post_quant_conv(z))
+        return widely(self.decoder, self.post_quant_conv(z))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, S, S) in [-1, 1] to codes (N, K), long.  Raises ValueError for another shape."""
