@@ -23,29 +23,32 @@ typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t integers __attribute__((vector_size(32), aligned(4), may_alias));
 
-#define WIDE 8      /* numbers of a vector */
-#define OUT 4       /* rows of w that are worked on at once */
-#define DIRECT 3    /* most rows of x whose sums have room in registers */
-#define PAIR 2      /* rows of x that share an unpacked vector */
-#define BLOCK 1024  /* numbers of each row of w that are unpacked at once */
-#define QUERIES 8   /* that go past a cache together */
+#define WIDE 8     /* numbers of a vector */
+#define OUT 4      /* rows of w that are worked on at once */
+#define DIRECT 3   /* most rows of x whose sums have room in registers */
+#define PAIR 2     /* rows of x that share an unpacked vector */
+#define BLOCK 1024 /* numbers of each row of w that are unpacked at once */
+#define QUERIES 8  /* that go past a cache together */
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT32, BFLOAT16, INT8, INT4 };
 
 typedef struct {
     int64_t kind;
-    const char *weight;   /* (O, I) numbers, or (O, I / 8) words of eight four-bit ones, the first lowest */
-    const void *scale;    /* INT8 (O,), INT4 (O, I / 32): bfloat16, or float32 with wide_scale */
+    const char *weight; /* (O, I) numbers, or (O, I / 8) words of eight four-bit ones, the first lowest */
+    const void *scale;  /* INT8 (O,), INT4 (O, I / 32): bfloat16, or float32 with wide_scale */
     int64_t wide_scale;
-    const uint32_t *zero; /* INT4 (O / 8, I / 32) words of eight zero points */
+    const uint32_t *zero;    /* INT4 (O / 8, I / 32) words of eight zero points */
     int64_t outputs, inputs; /* multiples of OUT and of step(kind) */
 } matrix;
 
 INLINE int step(int kind) { return kind == FLOAT32 ? 8 : kind == BFLOAT16 ? 16 : kind == INT8 ? 32 : 64; }
 
 INLINE int64_t bytes(int kind, int64_t numbers) {
-    return kind == FLOAT32 ? 4 * numbers : kind == BFLOAT16 ? 2 * numbers : kind == INT8 ? numbers : numbers / 2;
+    return kind == FLOAT32    ? 4 * numbers
+           : kind == BFLOAT16 ? 2 * numbers
+           : kind == INT8     ? numbers
+                              : numbers / 2;
 }
 
 /* Where number i of a step belongs. */
@@ -74,13 +77,13 @@ INLINE float get(int kind, const void *from, int64_t i) {
 }
 
 INLINE void put(int kind, void *to, int64_t i, float value) {
-    if (kind == FLOAT32)
-        ((float *)to)[i] = value;
-    else
-        ((uint16_t *)to)[i] = to_bfloat16(value);
+    if (kind == FLOAT32) ((float *)to)[i] = value;
+    else ((uint16_t *)to)[i] = to_bfloat16(value);
 }
 
-INLINE float scale_at(const matrix *w, int64_t i) { return get(w->wide_scale ? FLOAT32 : BFLOAT16, w->scale, i); }
+INLINE float scale_at(const matrix *w, int64_t i) {
+    return get(w->wide_scale ? FLOAT32 : BFLOAT16, w->scale, i);
+}
 
 /* Vector k of a step whose numbers are at `from`; INT8 and INT4 as they are stored. */
 INLINE floats unpack(int kind, const char *from, int k) {
@@ -89,7 +92,8 @@ INLINE floats unpack(int kind, const char *from, int k) {
     if (kind == BFLOAT16) return k ? (floats)(packed & 0xffff0000u) : (floats)(packed << 16);
     if (kind == INT8) return __builtin_convertvector((integers)(packed << (24 - 8 * k)) >> 24, floats);
     /* INT4 stays in its place, but for those with the sign: times 16 to the power of k, at most of 6 */
-    return __builtin_convertvector((integers)(k < 7 ? packed & 15u << 4 * k : packed >> 4 & 15u << 24), floats);
+    return __builtin_convertvector((integers)(k < 7 ? packed & 15u << 4 * k : packed >> 4 & 15u << 24),
+                                   floats);
 }
 static const float MOVED[8] = {1, 0x1p-4, 0x1p-8, 0x1p-12, 0x1p-16, 0x1p-20, 0x1p-24, 0x1p-24};
 
@@ -117,7 +121,8 @@ INLINE floats zero_of(words zeros, int64_t o) {
 
 INLINE float sum(floats values) {
     typedef float half __attribute__((vector_size(16)));
-    half four = (half){values[0], values[1], values[2], values[3]} + (half){values[4], values[5], values[6], values[7]};
+    half four = (half){values[0], values[1], values[2], values[3]} +
+                (half){values[4], values[5], values[6], values[7]};
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
@@ -133,7 +138,8 @@ INLINE void prepare_as(const int kind, const int from, const void *x, int64_t in
         float own[64];
         for (int k = 0; k < step(kind); k++) own[k] = get(from, x, i + k);
 #pragma GCC unroll 64
-        for (int k = 0; k < step(kind); k++) out[i + place(kind, k)] = kind == INT4 ? own[k] * MOVED[k % 8] : own[k];
+        for (int k = 0; k < step(kind); k++)
+            out[i + place(kind, k)] = kind == INT4 ? own[k] * MOVED[k % 8] : own[k];
         if (kind == INT4) {
             float *groups = out + inputs + i / 8;
             memset(groups, 0, 8 * sizeof *groups);
@@ -154,7 +160,8 @@ static void prepare(int kind, int from, const void *x, int64_t inputs, float *ou
 }
 
 /* M rows times OUT rows of w from o on, added to sums[M][OUT]. */
-INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, const float *const *x, float *sums) {
+INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, const float *const *x,
+                   float *sums) {
     floats total[DIRECT][OUT];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
@@ -173,10 +180,8 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
                 floats value = unpack(kind, from, k);
                 for (int m = 0; m < M; m++) {
                     floats product = value * *(const floats *)(x[m] + i + WIDE * k);
-                    if (kind == INT4)
-                        part[m] += product;
-                    else
-                        total[m][r] += product;
+                    if (kind == INT4) part[m] += product;
+                    else total[m][r] += product;
                 }
             }
             if (kind == INT4) {
@@ -219,7 +224,8 @@ INLINE void tile(const int M, const float *block, const float *const *x, int64_t
         for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
 }
 
-INLINE void product_as(const int kind, const matrix *w, int64_t o, const float *const *x, int64_t rows, float *sums) {
+INLINE void product_as(const int kind, const matrix *w, int64_t o, const float *const *x, int64_t rows,
+                       float *sums) {
     memset(sums, 0, rows * OUT * sizeof *sums);
     if (rows == 1) return direct(kind, 1, w, o, x, sums);
     if (rows == 2) return direct(kind, 2, w, o, x, sums);
@@ -285,7 +291,8 @@ typedef struct {
 } memory;
 
 /* Prepared queries times each vector, added to scores[n][padded]. */
-INLINE void looks(const int kind, const int n, const memory *at, int64_t slots, const float *const *q, float *scores, int64_t padded) {
+INLINE void looks(const int kind, const int n, const memory *at, int64_t slots, const float *const *q,
+                  float *scores, int64_t padded) {
     for (int64_t s = 0; s < slots; s++) {
         const char *key = at->first + s * at->stride;
         floats total[QUERIES];
@@ -301,7 +308,8 @@ INLINE void looks(const int kind, const int n, const memory *at, int64_t slots, 
 }
 
 /* Vectors weighted with shares[n][padded], to out[n], in the order of the kind. */
-INLINE void mixes(const int kind, const int n, const memory *at, int64_t slots, const float *shares, int64_t padded, float *const *out) {
+INLINE void mixes(const int kind, const int n, const memory *at, int64_t slots, const float *shares,
+                  int64_t padded, float *const *out) {
     for (int m = 0; m < n; m++) memset(out[m], 0, at->width * sizeof *out[m]);
     for (int64_t s = 0; s < slots; s++) {
         const char *value = at->first + s * at->stride;
@@ -309,18 +317,19 @@ INLINE void mixes(const int kind, const int n, const memory *at, int64_t slots, 
 #pragma GCC unroll 2
             for (int k = 0; k < step(kind) / WIDE; k++) {
                 floats part = unpack(kind, value + bytes(kind, i), k);
-                for (int m = 0; m < n; m++) *(floats *)(out[m] + i + WIDE * k) += part * shares[m * padded + s];
+                for (int m = 0; m < n; m++)
+                    *(floats *)(out[m] + i + WIDE * k) += part * shares[m * padded + s];
             }
     }
 }
 
-#define FOR_KIND_AND_QUERIES(WHAT, ...)                                   \
-    do {                                                                  \
-        if (kind == FLOAT32 && n == 1) WHAT(FLOAT32, 1, __VA_ARGS__);     \
-        else if (kind == FLOAT32) WHAT(FLOAT32, n, __VA_ARGS__);          \
-        else if (n == 1) WHAT(BFLOAT16, 1, __VA_ARGS__);                  \
-        else if (n == QUERIES) WHAT(BFLOAT16, QUERIES, __VA_ARGS__);      \
-        else WHAT(BFLOAT16, n, __VA_ARGS__);                              \
+#define FOR_KIND_AND_QUERIES(WHAT, ...)                               \
+    do {                                                              \
+        if (kind == FLOAT32 && n == 1) WHAT(FLOAT32, 1, __VA_ARGS__); \
+        else if (kind == FLOAT32) WHAT(FLOAT32, n, __VA_ARGS__);      \
+        else if (n == 1) WHAT(BFLOAT16, 1, __VA_ARGS__);              \
+        else if (n == QUERIES) WHAT(BFLOAT16, QUERIES, __VA_ARGS__);  \
+        else WHAT(BFLOAT16, n, __VA_ARGS__);                          \
     } while (0)
 
 /* Which slots the tokens of a row may look at: 0 where not; none given, all. */
@@ -331,9 +340,9 @@ typedef struct {
 
 /* Softmax attention of n prepared, scaled queries: to `out`, in the order of the kind.  `tokens[m]` is each one's
    in its row; a second memory of keys, if there is one, adds to the scores. */
-static void attend(int kind, int n, const float *const *q, const memory *keys, const float *const *q2, const memory *keys2,
-                   const memory *values, int64_t slots, const visibility *seen, int64_t row, const int64_t *tokens,
-                   float *scores, int64_t padded, float *const *out) {
+static void attend(int kind, int n, const float *const *q, const memory *keys, const float *const *q2,
+                   const memory *keys2, const memory *values, int64_t slots, const visibility *seen,
+                   int64_t row, const int64_t *tokens, float *scores, int64_t padded, float *const *out) {
     for (int m = 0; m < n; m++) {
         memset(scores + m * padded, 0, slots * sizeof *scores);
         for (int64_t s = slots; s < padded; s++) scores[m * padded + s] = -INFINITY;
@@ -375,14 +384,14 @@ typedef struct {
 } settings;
 
 typedef struct {
-    const void *x;              /* (B, T, D) */
-    void *out;                  /* (B, T, D), after the final norm */
-    const void *norm;           /* the final one's weights */
+    const void *x;                         /* (B, T, D) */
+    void *out;                             /* (B, T, D), after the final norm */
+    const void *norm;                      /* the final one's weights */
     int64_t rows, tokens, start, capacity; /* B, T, slots in use before, and in all */
     const float *cosines[2], *sines[2];    /* of grouped queries (B, T, C / 2) and of MLA (B, T, P / 2) */
-    int64_t angle_row;          /* T, or 0 where all rows have the same angles */
+    int64_t angle_row;                     /* T, or 0 where all rows have the same angles */
     visibility seen;
-    void *const *caches;        /* two of each layer */
+    void *const *caches; /* two of each layer */
 } call;
 
 /* One thread's memory, and what all share. */
@@ -390,13 +399,14 @@ typedef struct {
     const settings *set;
     const call *now;
     int64_t n, padded;
-    float *x, *q, *kv, *mixed, *hidden, *logits; /* shared: (n, D), (n, H * C), (n, all), (n, H * V), (pairs, F) */
+    float *x, *q, *kv, *mixed, *hidden,
+        *logits; /* shared: (n, D), (n, H * C), (n, all), (n, H * V), (pairs, F) */
     float *normed, *ordered, *scores, *sums, *latents; /* own */
-    const float **pointers; /* own, to prepared rows */
-    int64_t *chosen;        /* own (n, K) experts */
-    float *weights;         /* own (n, K) */
-    int64_t *counts;        /* own: where each expert's pairs begin in `pairs` */
-    int64_t *pairs;         /* own (n * K) */
+    const float **pointers;                            /* own, to prepared rows */
+    int64_t *chosen;                                   /* own (n, K) experts */
+    float *weights;                                    /* own (n, K) */
+    int64_t *counts;                                   /* own: where each expert's pairs begin in `pairs` */
+    int64_t *pairs;                                    /* own (n * K) */
 } team;
 
 /* Root-mean-square norm of a row. */
@@ -418,7 +428,8 @@ static const float *const *ready(team *t, const matrix *w, const float *x, int64
 }
 
 /* All rows through w, to or added to out, whose rows are `stride` floats apart. */
-static void team_linear(team *t, const matrix *w, const float *const *x, float *out, int64_t stride, int add) {
+static void team_linear(team *t, const matrix *w, const float *const *x, float *out, int64_t stride,
+                        int add) {
 #pragma omp for schedule(dynamic, 16) nowait
     for (int64_t o = 0; o < w->outputs; o += OUT) {
         product(w, o, x, t->n, t->sums);
@@ -464,7 +475,8 @@ static void grouped(team *t, int64_t index, int64_t row, int64_t g, int64_t firs
     for (int m = 0; m < n; m++) {
         int64_t head = g * shared + (first + m) / now->tokens;
         tokens[m] = (first + m) % now->tokens;
-        float *own = t->latents + m * room(C), *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
+        float *own = t->latents + m * room(C),
+              *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
         for (int64_t i = 0; i < C; i++) from[i] *= (float)set->scale;
         prepare(set->kind, FLOAT32, from, C, own);
         q[m] = own;
@@ -473,7 +485,8 @@ static void grouped(team *t, int64_t index, int64_t row, int64_t g, int64_t firs
     int64_t at = bytes(set->kind, (row * set->groups + g) * now->capacity * C);
     memory keys = {(const char *)now->caches[2 * index] + at, bytes(set->kind, C), C};
     memory values = {(const char *)now->caches[2 * index + 1] + at, bytes(set->kind, C), C};
-    attend(set->kind, n, q, &keys, NULL, NULL, &values, now->start + now->tokens, &now->seen, row, tokens, t->scores, t->padded, out);
+    attend(set->kind, n, q, &keys, NULL, NULL, &values, now->start + now->tokens, &now->seen, row, tokens,
+           t->scores, t->padded, out);
     for (int m = 0; m < n; m++) {
         int64_t head = g * shared + (first + m) / now->tokens;
         float *to = t->mixed + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
@@ -495,24 +508,26 @@ static void absorbed(team *t, const layer *l, int64_t index, int64_t row, int64_
     for (int m = 0; m < n; m++) {
         int64_t head = (first + m) / now->tokens;
         tokens[m] = (first + m) % now->tokens;
-        float *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * (N + P), *own = t->latents + m * each;
+        float *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * (N + P),
+              *own = t->latents + m * each;
         for (int64_t i = 0; i < N + P; i++) from[i] *= (float)set->latent_scale;
         const char *to_k = l->expand.weight + bytes(expand, head * (N + V) * L);
         memory rows = {to_k, bytes(expand, L), L};
         float *sum_up[1] = {own};
-        if (expand == FLOAT32)
-            mixes(FLOAT32, 1, &rows, N, from, N, sum_up);
-        else
-            mixes(BFLOAT16, 1, &rows, N, from, N, sum_up);
+        if (expand == FLOAT32) mixes(FLOAT32, 1, &rows, N, from, N, sum_up);
+        else mixes(BFLOAT16, 1, &rows, N, from, N, sum_up);
         for (int64_t i = 0; i < L; i += step(expand))
             for (int k = 0; k < step(expand); k++) plain[i + k] = own[i + place(expand, k)];
         prepare(kind, FLOAT32, plain, L, own);
         prepare(kind, FLOAT32, from + N, P, own + room(L));
         q[m] = own, q2[m] = own + room(L), out[m] = t->latents + (QUERIES + m) * each;
     }
-    memory latents = {(const char *)now->caches[2 * index] + bytes(kind, row * now->capacity * L), bytes(kind, L), L};
-    memory ropes = {(const char *)now->caches[2 * index + 1] + bytes(kind, row * now->capacity * P), bytes(kind, P), P};
-    attend(kind, n, q, &latents, q2, &ropes, &latents, now->start + now->tokens, &now->seen, row, tokens, t->scores, t->padded, out);
+    memory latents = {(const char *)now->caches[2 * index] + bytes(kind, row * now->capacity * L),
+                      bytes(kind, L), L};
+    memory ropes = {(const char *)now->caches[2 * index + 1] + bytes(kind, row * now->capacity * P),
+                    bytes(kind, P), P};
+    attend(kind, n, q, &latents, q2, &ropes, &latents, now->start + now->tokens, &now->seen, row, tokens,
+           t->scores, t->padded, out);
     for (int m = 0; m < n; m++) {
         int64_t head = (first + m) / now->tokens;
         for (int64_t i = 0; i < L; i += step(kind))
@@ -532,7 +547,8 @@ static void team_attention(team *t, const layer *l, int64_t index) {
     const settings *set = t->set;
     const call *now = t->now;
     int64_t D = set->width, H = set->heads, n = t->n, T = now->tokens;
-    int64_t wide_q = H * (l->latent ? set->nope + set->rope : set->head), wide_kv = l->k.outputs + l->v.outputs;
+    int64_t wide_q = H * (l->latent ? set->nope + set->rope : set->head),
+            wide_kv = l->k.outputs + l->v.outputs;
     for (int64_t m = 0; m < n; m++) norm(set->kind, t->x + m * D, l->norm, D, set->eps, t->normed + m * D);
     if (l->q_first.outputs) {
         int64_t R = l->q_first.outputs; /* (n, R) stands in `mixed` until attention is done */
@@ -540,7 +556,8 @@ static void team_attention(team *t, const layer *l, int64_t index) {
         team_linear(t, &l->q_first, x, t->mixed, R, 0);
         team_linear(t, &l->k, x, t->kv, wide_kv, 0);
 #pragma omp barrier
-        for (int64_t m = 0; m < n; m++) norm(set->kind, t->mixed + m * R, l->q_norm, R, set->latent_eps, t->normed + m * R);
+        for (int64_t m = 0; m < n; m++)
+            norm(set->kind, t->mixed + m * R, l->q_norm, R, set->latent_eps, t->normed + m * R);
         team_linear(t, &l->q, ready(t, &l->q, t->normed, R, n), t->q, wide_q, 0);
     } else {
         const float *const *x = ready(t, &l->q, t->normed, D, n); /* all of a kind */
@@ -575,15 +592,14 @@ static void team_attention(team *t, const layer *l, int64_t index) {
             }
         }
     }
-    int64_t groups = l->latent ? 1 : set->groups, each = H / groups * T, pieces = (each + QUERIES - 1) / QUERIES;
+    int64_t groups = l->latent ? 1 : set->groups, each = H / groups * T,
+            pieces = (each + QUERIES - 1) / QUERIES;
 #pragma omp for schedule(dynamic)
     for (int64_t piece = 0; piece < now->rows * groups * pieces; piece++) {
         int64_t first = piece % pieces * QUERIES, row = piece / pieces / groups;
         int many = each - first < QUERIES ? (int)(each - first) : QUERIES;
-        if (l->latent)
-            absorbed(t, l, index, row, first, many);
-        else
-            grouped(t, index, row, piece / pieces % groups, first, many);
+        if (l->latent) absorbed(t, l, index, row, first, many);
+        else grouped(t, index, row, piece / pieces % groups, first, many);
     }
     int64_t wide = H * (l->latent ? set->value : set->head);
     team_linear(t, &l->o, ready(t, &l->o, t->mixed, wide, n), t->x, D, 1);
@@ -603,12 +619,12 @@ INLINE void swiglu(const float *gate, const float *up, float *to) {
 }
 
 /* OUT outputs of the hidden layer of a feed-forward for some rows; row m's are to[m]. */
-INLINE void hidden(team *t, const matrix *gate, const matrix *up, int64_t o, const float *const *x, int64_t rows, float *const *to) {
+INLINE void hidden(team *t, const matrix *gate, const matrix *up, int64_t o, const float *const *x,
+                   int64_t rows, float *const *to) {
     float *other = t->sums + rows * OUT;
     product(gate, o, x, rows, t->sums);
     product(up, o, x, rows, other);
-    for (int64_t m = 0; m < rows; m++)
-        swiglu(t->sums + m * OUT, other + m * OUT, to[m] + o);
+    for (int64_t m = 0; m < rows; m++) swiglu(t->sums + m * OUT, other + m * OUT, to[m] + o);
 }
 
 /* The K best of `count`, -INFINITY left out, by value; of equal ones the first. */
@@ -662,9 +678,11 @@ static void choose(const settings *set, const layer *l, float *scores, int64_t *
 static void team_feed_forward(team *t, const layer *l) {
     const settings *set = t->set;
     int64_t D = set->width, n = t->n, K = l->router.outputs ? set->active : 0, E = l->router.outputs;
-    int64_t F = l->gate.outputs, own = E ? l->gates[0].outputs : 0; /* hidden: first (n, F), then (n * K, own) */
+    int64_t F = l->gate.outputs,
+            own = E ? l->gates[0].outputs : 0; /* hidden: first (n, F), then (n * K, own) */
     float *to[n * (K + 1)], *routed = t->hidden + n * F;
-    for (int64_t m = 0; m < n; m++) norm(set->kind, t->x + m * D, l->norm_ffn, D, set->eps, t->normed + m * D);
+    for (int64_t m = 0; m < n; m++)
+        norm(set->kind, t->x + m * D, l->norm_ffn, D, set->eps, t->normed + m * D);
     if (E) {
         team_linear(t, &l->router, ready(t, &l->router, t->normed, D, n), t->logits, E, 0);
 #pragma omp barrier
@@ -748,7 +766,8 @@ int janus_linear(const void *x, int64_t from, int64_t rows, const matrix *w, voi
     if (!failed) {
 #pragma omp for
         for (int64_t m = 0; m < rows; m++) {
-            prepare(w->kind, from, (const char *)x + bytes(from, m * w->inputs), w->inputs, ordered + m * each);
+            prepare(w->kind, from, (const char *)x + bytes(from, m * w->inputs), w->inputs,
+                    ordered + m * each);
             pointers[m] = ordered + m * each;
         }
         float *sums = ordered + rows * each + thread() * rows * OUT;
@@ -784,7 +803,8 @@ static int64_t *numbers_of(arena *a, int64_t n) {
 /* The team's memory, shared and of each thread, for the widest of the layers. */
 static void furnish(arena *a, const settings *set, const layer *layers, int64_t threads, team *all) {
     int64_t n = all->n, D = set->width, K = set->active;
-    int64_t q = 0, kv = 0, mixed = 0, hidden = 0, experts = 0, normed = D, ordered = n * room(D), latents = room(set->head);
+    int64_t q = 0, kv = 0, mixed = 0, hidden = 0, experts = 0, normed = D, ordered = n * room(D),
+            latents = room(set->head);
     for (const layer *l = layers; l < layers + set->layers; l++) {
         int64_t own = l->router.outputs ? l->gates[0].outputs : 0;
         q = larger(q, l->q.outputs);
@@ -799,14 +819,16 @@ static void furnish(arena *a, const settings *set, const layer *layers, int64_t 
     }
     team shared = *all;
     shared.x = floats_of(a, n * D), shared.q = floats_of(a, n * q), shared.kv = floats_of(a, n * kv);
-    shared.mixed = floats_of(a, n * mixed), shared.hidden = floats_of(a, hidden), shared.logits = floats_of(a, n * experts);
+    shared.mixed = floats_of(a, n * mixed), shared.hidden = floats_of(a, hidden),
+    shared.logits = floats_of(a, n * experts);
     for (int64_t i = 0; i < threads; i++) {
         team *t = all + i;
         *t = shared;
         t->normed = floats_of(a, n * normed), t->ordered = floats_of(a, ordered);
         t->scores = floats_of(a, QUERIES * t->padded), t->sums = floats_of(a, 2 * n * OUT);
         t->latents = floats_of(a, 2 * QUERIES * latents), t->weights = floats_of(a, n * K);
-        t->chosen = numbers_of(a, n * K), t->pairs = numbers_of(a, n * K), t->counts = numbers_of(a, experts + 1);
+        t->chosen = numbers_of(a, n * K), t->pairs = numbers_of(a, n * K),
+        t->counts = numbers_of(a, experts + 1);
         t->pointers = (const float **)numbers_of(a, n * (K + 1));
     }
 }
@@ -819,7 +841,8 @@ int janus_step(const settings *set, const layer *layers, const call *now, int64_
     *all = (team){.set = set, .now = now, .n = n, .padded = (slots + WIDE - 1) / WIDE * WIDE};
     arena counted = {0};
     furnish(&counted, set, layers, threads, all);
-    arena had = {malloc(counted.floats_used * sizeof(float)), malloc((counted.numbers_used + 1) * sizeof(int64_t)), 0, 0};
+    arena had = {malloc(counted.floats_used * sizeof(float)),
+                 malloc((counted.numbers_used + 1) * sizeof(int64_t)), 0, 0};
     int failed = !had.floats || !had.numbers;
     if (!failed) {
         furnish(&had, set, layers, threads, all);
