@@ -269,6 +269,21 @@ def test_steps_follow_weights_that_change_or_move() -> None:
     down = _down(model.float())
     down.weight = torch.nn.Parameter(down.weight / 2)
     assert torch.equal(_in_steps(model, padded=False), before)
+    down.weight = torch.nn.Parameter(down.weight * 2)  # now that there are steps to hold on to the old one
+    assert torch.equal(_in_steps(model, padded=False), changed)
+
+
+@COMPILED
+def test_a_module_put_in_place_of_another_is_called() -> None:
+    model = _model(GQA)
+    before = _in_steps(model, padded=False)
+    inner = _down(model)
+    outer = torch.nn.Sequential(inner, torch.nn.Identity())
+    outer.register_forward_hook(lambda module, given, out: 2 * out)
+    model.model.layers.get_submodule("0.mlp").down_proj = outer
+    got = _in_steps(model, padded=False)
+    assert model.model._compiled is False
+    assert not torch.allclose(got, before, atol=1e-3)
 
 
 @COMPILED

@@ -43,8 +43,8 @@ class Steps:
         if native.library() is None or dtype not in native.KINDS:
             raise UnfitError
         self.kind, self._norm, self._config = native.KINDS[dtype], norm, config
-        self._tensors = [*chain(*(_tensors(layer) for layer in layers)), norm.weight]
-        self._at = self._pointers()
+        self._among = layers
+        self._at = self._places()
         self._kept: list[ctypes.Array[native.Matrix]] = []  # of experts
         known = cast("Sequence[Layer]", layers)
         self._modules = [part for one in known for part in (one, one.self_attn, one.mlp)]
@@ -56,8 +56,8 @@ class Steps:
         return type(None), ()
 
     def valid(self) -> bool:
-        """Whether all weights are still where they were."""
-        return self._at == self._pointers()
+        """Whether the modules are the same, and their weights where they were."""
+        return self._at == self._places()
 
     def takes(self, x: Tensor, cache: Cache) -> bool:
         """Whether a step of these tokens (B, T, D) is one for the kernels.
@@ -94,8 +94,13 @@ class Steps:
         native.step(self._settings, self._layers, call)
         return out
 
-    def _pointers(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in self._tensors]
+    def _places(self) -> list[int]:
+        found = [self._norm.weight.data_ptr()]
+        for module in chain(*(layer.modules() for layer in self._among)):
+            found.append(id(module))
+            own = chain(module._parameters.values(), module._buffers.values())
+            found += [tensor.data_ptr() for tensor in own if tensor is not None]
+        return found
 
     def _layer(self, layer: Layer) -> native.Layer:
         made = native.Layer(norm=self._weight(layer.input_layernorm))
@@ -135,11 +140,6 @@ class Steps:
 
 class UnfitError(Exception):
     """The kernels can't take this model."""
-
-
-def _tensors(layer: nn.Module) -> Iterator[Tensor]:
-    yield from layer.parameters()
-    yield from layer.buffers()
 
 
 def _matrix(module: nn.Module) -> native.Matrix:

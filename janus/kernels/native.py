@@ -92,8 +92,8 @@ def library() -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if os.environ.get("JANUS_NATIVE") == "0" or compiler is None:
         return None
-    path = _folder() / f"native-{_fingerprint(compiler)}.so"
     try:
+        path = _folder() / f"native-{_fingerprint(compiler)}.so"
         if not path.exists():
             _compile(compiler, path)
         loaded = ctypes.CDLL(str(path))
