@@ -30,6 +30,8 @@ _LEAVE = ("kv_b_proj",)  # absorbed attention multiplies by parts of it
 class _IntegerLinear(nn.Module):
     """A linear layer without bias whose weight is integers, (..., I) -> (..., O)."""
 
+    weight_scale: nn.Parameter  # in the precision of the model
+
     def matrix(self) -> native.Matrix | None:
         """As the compiled kernels see it; None where they can't take it."""
         raise NotImplementedError
@@ -45,8 +47,8 @@ class _IntegerLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         few = rows.device.type == "cpu" and len(rows) <= _FEW
-        compiled = few and rows.dtype in native.KINDS and native.library() is not None
-        if compiled and (made := self.matrix()) is not None:
+        same = rows.dtype == self.weight_scale.dtype  # the kernels are as exact as that is
+        if few and same and native.library() is not None and (made := self.matrix()) is not None:
             out = native.linear(rows, made)
         elif few and rows.dtype == torch.bfloat16:
             out = self._by_pytorch(rows)

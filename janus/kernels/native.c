@@ -1,9 +1,11 @@
 /* Decoding steps on the CPU: a few rows through matrices and past caches that are read once, as fast as memory
    gives them away.
 
-   Everything is computed in float32, whatever the numbers are stored as.  Products are y[m, o] = sum over i of
-   x[m, i] * w[o, i].  Every number of w is turned into a float in a register; with more than DIRECT rows that
-   happens a block at a time, into the cache nearest to the processor, from where all rows take it.
+   Products are y[m, o] = sum over i of x[m, i] * w[o, i].  Where w is FLOAT32 or BFLOAT16, all is computed in
+   float32: every number of w is turned into a float in a register; with more than DIRECT rows that happens a block
+   at a time, into the cache nearest to the processor, from where all rows take it.  Where w is integers, x becomes
+   integers of 16 bits with a unit for each step of numbers, which is a 32,767th of the largest of them, and where
+   scales are float32, further ones for the rest; sums of a step are exact, and what follows is float32.
 
    The cheapest way to unpack a word's numbers is all words' first ones, then all second ones, and so on.  x is
    put into that order beforehand (`prepare`), so that nothing need be put back.
@@ -22,12 +24,16 @@
 typedef float floats __attribute__((vector_size(32), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t integers __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint16_t bits __attribute__((vector_size(32), aligned(2), may_alias));
 
 #define WIDE 8     /* numbers of a vector */
 #define OUT 4      /* rows of w that are worked on at once */
 #define DIRECT 3   /* most rows of x whose sums have room in registers */
 #define PAIR 2     /* rows of x that share an unpacked vector */
 #define BLOCK 1024 /* numbers of each row of w that are unpacked at once */
+#define GROUP 32   /* numbers of INT4 that share a scale and a zero point */
+#define MOST 4     /* rows of integers that share unpacked ones */
 #define QUERIES 8  /* that go past a cache together */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -85,38 +91,11 @@ INLINE float scale_at(const matrix *w, int64_t i) {
     return get(w->wide_scale ? FLOAT32 : BFLOAT16, w->scale, i);
 }
 
-/* Vector k of a step whose numbers are at `from`; INT8 and INT4 as they are stored. */
+/* Vector k of a step of FLOAT32 or BFLOAT16 numbers at `from`. */
 INLINE floats unpack(int kind, const char *from, int k) {
     if (kind == FLOAT32) return *(const floats *)from;
     words packed = *(const words *)from;
-    if (kind == BFLOAT16) return k ? (floats)(packed & 0xffff0000u) : (floats)(packed << 16);
-    if (kind == INT8) return __builtin_convertvector((integers)(packed << (24 - 8 * k)) >> 24, floats);
-    /* INT4 stays in its place, but for those with the sign: times 16 to the power of k, at most of 6 */
-    return __builtin_convertvector((integers)(k < 7 ? packed & 15u << 4 * k : packed >> 4 & 15u << 24),
-                                   floats);
-}
-static const float MOVED[8] = {1, 0x1p-4, 0x1p-8, 0x1p-12, 0x1p-16, 0x1p-20, 0x1p-24, 0x1p-24};
-
-/* Of INT4, a step is two groups of 32 numbers, which are four words each: their scales, and their zero points from
-   the words that eight rows share. */
-INLINE floats scales_of(const matrix *w, int64_t o, int64_t i) {
-    int64_t at = (o * w->inputs + i) / 32;
-    if (w->wide_scale) {
-        const float *s = (const float *)w->scale + at;
-        return (floats){s[0], s[0], s[0], s[0], s[1], s[1], s[1], s[1]};
-    }
-    uint32_t both;
-    memcpy(&both, (const uint16_t *)w->scale + at, sizeof both);
-    return (floats)(((words){0} + both) << (words){16, 16, 16, 16} & 0xffff0000u);
-}
-
-INLINE words zeros_of(const matrix *w, int64_t o, int64_t i) {
-    const uint32_t *z = w->zero + o / 8 * (w->inputs / 32) + i / 32;
-    return (words){z[0], z[0], z[0], z[0], z[1], z[1], z[1], z[1]};
-}
-
-INLINE floats zero_of(words zeros, int64_t o) {
-    return __builtin_convertvector((integers)(zeros >> (int)(4 * (o % 8)) & 15), floats);
+    return k ? (floats)(packed & 0xffff0000u) : (floats)(packed << 16);
 }
 
 INLINE float sum(floats values) {
@@ -128,24 +107,11 @@ INLINE float sum(floats values) {
 
 /* ---- products ---- */
 
-/* Floats that `prepare` makes of a row. */
-INLINE int64_t room(int64_t inputs) { return inputs + inputs / 8; }
-
-/* A row in the order of the weights.  For INT4 times MOVED, and behind it the sums of its groups, negative: of
-   every step eight numbers, those of its two groups first and fifth, the others 0. */
+/* A row of floats in the order of the weights. */
 INLINE void prepare_as(const int kind, const int from, const void *x, int64_t inputs, float *out) {
-    for (int64_t i = 0; i < inputs; i += step(kind)) {
-        float own[64];
-        for (int k = 0; k < step(kind); k++) own[k] = get(from, x, i + k);
-#pragma GCC unroll 64
-        for (int k = 0; k < step(kind); k++)
-            out[i + place(kind, k)] = kind == INT4 ? own[k] * MOVED[k % 8] : own[k];
-        if (kind == INT4) {
-            float *groups = out + inputs + i / 8;
-            memset(groups, 0, 8 * sizeof *groups);
-            for (int k = 0; k < 32; k++) groups[0] -= own[k], groups[4] -= own[32 + k];
-        }
-    }
+    for (int64_t i = 0; i < inputs; i += step(kind))
+#pragma GCC unroll 16
+        for (int k = 0; k < step(kind); k++) out[i + place(kind, k)] = get(from, x, i + k);
 }
 
 static void prepare(int kind, int from, const void *x, int64_t inputs, float *out) {
@@ -153,10 +119,73 @@ static void prepare(int kind, int from, const void *x, int64_t inputs, float *ou
     if (kind == FLOAT32 && from == BFLOAT16) prepare_as(FLOAT32, BFLOAT16, x, inputs, out);
     if (kind == BFLOAT16 && from == FLOAT32) prepare_as(BFLOAT16, FLOAT32, x, inputs, out);
     if (kind == BFLOAT16 && from == BFLOAT16) prepare_as(BFLOAT16, BFLOAT16, x, inputs, out);
-    if (kind == INT8 && from == FLOAT32) prepare_as(INT8, FLOAT32, x, inputs, out);
-    if (kind == INT8 && from == BFLOAT16) prepare_as(INT8, BFLOAT16, x, inputs, out);
-    if (kind == INT4 && from == FLOAT32) prepare_as(INT4, FLOAT32, x, inputs, out);
-    if (kind == INT4 && from == BFLOAT16) prepare_as(INT4, BFLOAT16, x, inputs, out);
+}
+
+/* What `prepare` makes of a row for integers: 16-bit integers, each step's in the order of the weights' ones; what
+   one of a step's stands for; and of INT4 the negative sum of each group, and WIDE of them at least. */
+INLINE const shorts *integers_of(const float *x) { return (const shorts *)x; }
+INLINE float *units_of(const float *x, int64_t inputs) { return (float *)x + inputs / 2; }
+INLINE float *groups_of(const float *x, int64_t inputs) { return units_of(x, inputs) + inputs / 64; }
+
+/* Floats from there on to the same for the rest of each number; and that `prepare` writes at most. */
+INLINE int64_t rest(int64_t inputs) { return inputs / 2 + inputs / 16 + WIDE; }
+INLINE int64_t room(int64_t inputs) { return 2 * rest(inputs); }
+
+/* A step's whole numbers, at most 32,767 in size, to integers. */
+INLINE void put_step(const int kind, const int32_t *whole, float unit, int64_t s, int64_t inputs,
+                     float *out) {
+    int16_t *to = (int16_t *)out + s * step(kind);
+#pragma GCC unroll 64
+    for (int k = 0; k < step(kind); k++)
+        to[kind == INT8 ? k % 2 * 16 + k / 2 : k % 4 * 16 + k / 4] = (int16_t)whole[k];
+    units_of(out, inputs)[s] = unit;
+    for (int g = 0; kind == INT4 && g < 2; g++) {
+        int32_t all = 0;
+        for (int k = 0; k < GROUP; k++) all += whole[g * GROUP + k];
+        groups_of(out, inputs)[2 * s + g] = -unit * all;
+    }
+}
+
+INLINE void prepare_integers(const int kind, const int fine, const int from, const void *x, int64_t inputs,
+                             float *out) {
+    const int32_t infinite = 0x7f800000,
+                  magic = 0x4b400000; /* 1.5 * 2^23, to which whole numbers are added */
+    for (int64_t s = 0; s < inputs / step(kind); s++) {
+        float own[64], moved[64], largest;
+        int32_t whole[64], most = 0;
+        for (int k = 0; k < step(kind); k++) own[k] = get(from, x, s * step(kind) + k);
+        memcpy(whole, own, sizeof whole);
+        for (int k = 0; k < step(kind);
+             k++) { /* without their signs, floats are in the order of their bits */
+            int32_t size = whole[k] & INT32_MAX;
+            most = size > most ? size : most;
+        }
+        memcpy(&largest, &most, sizeof most);
+        float unit = most >= infinite ? NAN : largest / 32767;
+        float by = most < infinite && largest > 1e-30f ? 32767 / largest : 0;
+        for (int k = 0; k < step(kind); k++) own[k] *= by, moved[k] = own[k] + 0x1.8p23f;
+        memcpy(whole, moved, sizeof whole);
+        for (int k = 0; k < step(kind); k++) whole[k] -= magic;
+        put_step(kind, whole, unit, s, inputs, out);
+        if (!fine) continue;
+        for (int k = 0; k < step(kind); k++)
+            moved[k] = (own[k] - (moved[k] - 0x1.8p23f)) * 0x1p15f + 0x1.8p23f; /* a half at most, so 2^14 */
+        memcpy(whole, moved, sizeof whole);
+        for (int k = 0; k < step(kind); k++) whole[k] -= magic;
+        put_step(kind, whole, unit * 0x1p-15f, s, inputs, out + rest(inputs));
+    }
+    for (int64_t g = inputs / GROUP; kind == INT4 && g % WIDE; g++)
+        groups_of(out, inputs)[g] = groups_of(out + rest(inputs), inputs)[g] = 0;
+}
+
+/* A row for products with a matrix. */
+static void prepare_for(const matrix *w, int from, const void *x, float *out) {
+    int64_t I = w->inputs;
+    if (w->kind == INT8 && from == FLOAT32) prepare_integers(INT8, w->wide_scale, FLOAT32, x, I, out);
+    else if (w->kind == INT8) prepare_integers(INT8, w->wide_scale, BFLOAT16, x, I, out);
+    else if (w->kind == INT4 && from == FLOAT32) prepare_integers(INT4, w->wide_scale, FLOAT32, x, I, out);
+    else if (w->kind == INT4) prepare_integers(INT4, w->wide_scale, BFLOAT16, x, I, out);
+    else prepare((int)w->kind, from, x, I, out);
 }
 
 /* M rows times OUT rows of w from o on, added to sums[M][OUT]. */
@@ -165,31 +194,16 @@ INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, cons
     floats total[DIRECT][OUT];
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
-    for (int64_t i = 0; i < w->inputs; i += step(kind)) {
-        words zeros = kind == INT4 ? zeros_of(w, o, i) : (words){0};
+    for (int64_t i = 0; i < w->inputs; i += step(kind))
         for (int r = 0; r < OUT; r++) {
             const char *from = w->weight + bytes(kind, (o + r) * w->inputs + i);
             __builtin_prefetch(from + bytes(kind, OUT * w->inputs)); /* the processor's own stops at pages */
-            floats part[DIRECT];
-            if (kind == INT4) {
-                floats zero = zero_of(zeros, o + r);
-                for (int m = 0; m < M; m++) part[m] = zero * *(const floats *)(x[m] + w->inputs + i / 8);
-            }
-#pragma GCC unroll 8
+#pragma GCC unroll 2
             for (int k = 0; k < step(kind) / WIDE; k++) {
                 floats value = unpack(kind, from, k);
-                for (int m = 0; m < M; m++) {
-                    floats product = value * *(const floats *)(x[m] + i + WIDE * k);
-                    if (kind == INT4) part[m] += product;
-                    else total[m][r] += product;
-                }
-            }
-            if (kind == INT4) {
-                floats scale = scales_of(w, o + r, i);
-                for (int m = 0; m < M; m++) total[m][r] += part[m] * scale;
+                for (int m = 0; m < M; m++) total[m][r] += value * *(const floats *)(x[m] + i + WIDE * k);
             }
         }
-    }
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
 }
@@ -199,14 +213,9 @@ INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, 
     for (int done = 0; done < n; done += step(kind)) {
         const char *from = w->weight + bytes(kind, o * w->inputs + i + done);
         __builtin_prefetch(from + bytes(kind, OUT * w->inputs));
-        floats scale, zero;
-        if (kind == INT4) scale = scales_of(w, o, i + done), zero = zero_of(zeros_of(w, o, i + done), o);
-#pragma GCC unroll 8
-        for (int k = 0; k < step(kind) / WIDE; k++) {
-            floats value = unpack(kind, from, k);
-            if (kind == INT4) value = (value - zero * (1 / MOVED[k])) * scale;
-            *(floats *)(out + done + WIDE * k) = value;
-        }
+#pragma GCC unroll 2
+        for (int k = 0; k < step(kind) / WIDE; k++)
+            *(floats *)(out + done + WIDE * k) = unpack(kind, from, k);
     }
 }
 
@@ -240,15 +249,114 @@ INLINE void product_as(const int kind, const matrix *w, int64_t o, const float *
     }
 }
 
+/* Products of the numbers of each pair, added. */
+INLINE integers pairs(shorts a, shorts b) {
+#ifdef __AVX2__
+    typedef short own __attribute__((vector_size(32)));
+    return (integers)__builtin_ia32_pmaddwd256((own)a, (own)b);
+#else
+    integers x = (integers)a, y = (integers)b;
+    return (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
+#endif
+}
+
+/* WIDE groups of a row of INT4, or as many as there are: their scales, and the scales times the zero points. */
+INLINE void scales_of(const matrix *w, int64_t o, int64_t i, floats *scale, floats *shift) {
+    int64_t at = (o * w->inputs + i) / GROUP, many = (w->inputs - i) / GROUP;
+    int64_t each = w->wide_scale ? 4 : 2;
+    const char *from = (const char *)w->scale + at * each;
+    const uint32_t *zero = w->zero + o / 8 * (w->inputs / GROUP) + i / GROUP;
+    char scales[32] = {0};
+    uint32_t zeros[WIDE] = {0};
+    if (many < WIDE) {
+        memcpy(scales, from, many * each), memcpy(zeros, zero, many * sizeof *zero);
+        from = scales, zero = zeros;
+    }
+    if (w->wide_scale) *scale = *(const floats *)from;
+    else {
+        typedef uint16_t halves __attribute__((vector_size(16), aligned(2), may_alias));
+        *scale = (floats)(__builtin_convertvector(*(const halves *)from, words) << 16);
+    }
+    *shift =
+        *scale * __builtin_convertvector((integers)(*(const words *)zero >> (int)(4 * (o % 8)) & 15), floats);
+}
+
+/* Step s of a row of w whose integers are at `from`, times M rows, added to total[M]. */
+INLINE void integral_step(const int kind, const int M, const char *from, int64_t s, const float *const *x,
+                          int64_t inputs, floats scale, floats *total) {
+    shorts value[4];
+    bits packed = *(const bits *)(from + 32 * s);
+    __builtin_prefetch(from + 32 * s + 1024); /* the processor's own stops at pages */
+    if (kind == INT8) value[0] = (shorts)(packed << 8) >> 8, value[1] = (shorts)packed >> 8;
+    else {
+        value[0] = (shorts)(packed & 15), value[1] = (shorts)(packed >> 4 & 15);
+        value[2] = (shorts)(packed >> 8 & 15), value[3] = (shorts)(packed >> 12);
+    }
+    for (int m = 0; m < M; m++) {
+        const shorts *own = integers_of(x[m]) + (kind == INT8 ? 2 : 4) * s;
+        integers part = pairs(value[0], own[0]) + pairs(value[1], own[1]);
+        if (kind == INT4) part += pairs(value[2], own[2]) + pairs(value[3], own[3]);
+        floats all = __builtin_convertvector(part, floats) * units_of(x[m], inputs)[s];
+        if (kind == INT4) all *= scale;
+        total[m] += all;
+    }
+}
+
+/* M rows of integers times row o of w, to sums[m]; of INT8 without its scale. */
+INLINE void integral(const int kind, const int M, const matrix *w, int64_t o, const float *const *x,
+                     float *sums) {
+    const char *from = w->weight + bytes(kind, o * w->inputs);
+    const int each = WIDE * GROUP / step(kind); /* steps of as many groups as a vector has scales of */
+    int64_t steps = w->inputs / step(kind);
+    floats total[MOST], scale = {0}, shift;
+    for (int m = 0; m < M; m++) total[m] = (floats){0};
+    for (int64_t s = 0; s < steps; s += each) {
+        if (kind == INT4) {
+            scales_of(w, o, s * step(kind), &scale, &shift);
+            for (int m = 0; m < M; m++)
+                total[m] += shift * *(const floats *)(groups_of(x[m], w->inputs) + 2 * s);
+        }
+        words two = {0, 0, 0, 0, 1, 1, 1, 1}; /* groups of a step */
+        if (s + each <= steps)
+#pragma GCC unroll 8
+            for (int k = 0; k < each; k++)
+                integral_step(kind, M, from, s + k, x, w->inputs, __builtin_shuffle(scale, two + 2 * k),
+                              total);
+        else
+            for (int k = 0; k < steps - s; k++)
+                integral_step(kind, M, from, s + k, x, w->inputs, __builtin_shuffle(scale, two + 2 * k),
+                              total);
+    }
+    for (int m = 0; m < M; m++) sums[m] = sum(total[m]);
+}
+
+INLINE void integral_as(const int kind, const matrix *w, int64_t o, const float *const *x, int64_t rows,
+                        float *sums) {
+    int each = w->wide_scale ? MOST / 2 : MOST;
+    for (int64_t m = 0; m < rows; m += each) {
+        int many = rows - m < each ? (int)(rows - m) : each;
+        const float *own[MOST];
+        for (int i = 0; i < many; i++) own[i] = x[m + i];
+        for (int i = 0; w->wide_scale && i < many; i++) own[many + i] = x[m + i] + rest(w->inputs);
+        int all = w->wide_scale ? 2 * many : many;
+        for (int r = 0; r < OUT; r++) {
+            float parts[MOST] = {0}, by = kind == INT8 ? scale_at(w, o + r) : 1;
+            if (all == 4) integral(kind, 4, w, o + r, own, parts);
+            if (all == 3) integral(kind, 3, w, o + r, own, parts);
+            if (all == 2) integral(kind, 2, w, o + r, own, parts);
+            if (all == 1) integral(kind, 1, w, o + r, own, parts);
+            for (int i = 0; i < many; i++)
+                sums[(m + i) * OUT + r] = (w->wide_scale ? parts[i] + parts[many + i] : parts[i]) * by;
+        }
+    }
+}
+
 /* Prepared rows times OUT rows of w from o on, to sums[rows][OUT]. */
 static void product(const matrix *w, int64_t o, const float *const *x, int64_t rows, float *sums) {
     if (w->kind == FLOAT32) product_as(FLOAT32, w, o, x, rows, sums);
     if (w->kind == BFLOAT16) product_as(BFLOAT16, w, o, x, rows, sums);
-    if (w->kind == INT4) product_as(INT4, w, o, x, rows, sums);
-    if (w->kind != INT8) return;
-    product_as(INT8, w, o, x, rows, sums);
-    for (int64_t m = 0; m < rows; m++)
-        for (int r = 0; r < OUT; r++) sums[m * OUT + r] *= scale_at(w, o + r);
+    if (w->kind == INT8) integral_as(INT8, w, o, x, rows, sums);
+    if (w->kind == INT4) integral_as(INT4, w, o, x, rows, sums);
 }
 
 /* ---- attention ---- */
@@ -421,7 +529,7 @@ INLINE void norm(int kind, const float *x, const void *weight, int64_t width, fl
 static const float *const *ready(team *t, const matrix *w, const float *x, int64_t stride, int64_t n) {
     for (int64_t m = 0; m < n; m++) {
         float *own = t->ordered + m * room(w->inputs);
-        prepare(w->kind, FLOAT32, x + m * stride, w->inputs, own);
+        prepare_for(w, FLOAT32, x + m * stride, own);
         t->pointers[m] = own;
     }
     return t->pointers;
@@ -475,12 +583,12 @@ static void grouped(team *t, int64_t index, int64_t row, int64_t g, int64_t firs
     for (int m = 0; m < n; m++) {
         int64_t head = g * shared + (first + m) / now->tokens;
         tokens[m] = (first + m) % now->tokens;
-        float *own = t->latents + m * room(C),
+        float *own = t->latents + m * C,
               *from = t->q + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
         for (int64_t i = 0; i < C; i++) from[i] *= (float)set->scale;
         prepare(set->kind, FLOAT32, from, C, own);
         q[m] = own;
-        out[m] = t->latents + (QUERIES + m) * room(C);
+        out[m] = t->latents + (QUERIES + m) * C;
     }
     int64_t at = bytes(set->kind, (row * set->groups + g) * now->capacity * C);
     memory keys = {(const char *)now->caches[2 * index] + at, bytes(set->kind, C), C};
@@ -501,7 +609,7 @@ static void absorbed(team *t, const layer *l, int64_t index, int64_t row, int64_
     const settings *set = t->set;
     const call *now = t->now;
     int kind = set->kind, expand = l->expand.kind;
-    int64_t N = set->nope, P = set->rope, V = set->value, L = set->rank, each = room(L) + room(P);
+    int64_t N = set->nope, P = set->rope, V = set->value, L = set->rank, each = L + P;
     const float *q[QUERIES], *q2[QUERIES];
     float *out[QUERIES], plain[L];
     int64_t tokens[QUERIES];
@@ -519,8 +627,8 @@ static void absorbed(team *t, const layer *l, int64_t index, int64_t row, int64_
         for (int64_t i = 0; i < L; i += step(expand))
             for (int k = 0; k < step(expand); k++) plain[i + k] = own[i + place(expand, k)];
         prepare(kind, FLOAT32, plain, L, own);
-        prepare(kind, FLOAT32, from + N, P, own + room(L));
-        q[m] = own, q2[m] = own + room(L), out[m] = t->latents + (QUERIES + m) * each;
+        prepare(kind, FLOAT32, from + N, P, own + L);
+        q[m] = own, q2[m] = own + L, out[m] = t->latents + (QUERIES + m) * each;
     }
     memory latents = {(const char *)now->caches[2 * index] + bytes(kind, row * now->capacity * L),
                       bytes(kind, L), L};
@@ -719,11 +827,11 @@ static void team_feed_forward(team *t, const layer *l) {
     const float **x = t->pointers, **pair = t->pointers + n;
     float *ordered = t->ordered;
     for (int64_t m = 0; F && m < n; m++, ordered += room(F)) {
-        prepare(l->down.kind, FLOAT32, t->hidden + m * F, F, ordered);
+        prepare_for(&l->down, FLOAT32, t->hidden + m * F, ordered);
         x[m] = ordered;
     }
     for (int64_t p = 0; p < n * K; p++, ordered += room(own)) {
-        prepare(l->downs[0].kind, FLOAT32, routed + p * own, own, ordered);
+        prepare_for(&l->downs[0], FLOAT32, routed + p * own, ordered);
         pair[p] = ordered;
     }
 #pragma omp for schedule(dynamic, 8)
@@ -766,8 +874,7 @@ int janus_linear(const void *x, int64_t from, int64_t rows, const matrix *w, voi
     if (!failed) {
 #pragma omp for
         for (int64_t m = 0; m < rows; m++) {
-            prepare(w->kind, from, (const char *)x + bytes(from, m * w->inputs), w->inputs,
-                    ordered + m * each);
+            prepare_for(w, from, (const char *)x + bytes(from, m * w->inputs), ordered + m * each);
             pointers[m] = ordered + m * each;
         }
         float *sums = ordered + rows * each + thread() * rows * OUT;
@@ -804,7 +911,7 @@ static int64_t *numbers_of(arena *a, int64_t n) {
 static void furnish(arena *a, const settings *set, const layer *layers, int64_t threads, team *all) {
     int64_t n = all->n, D = set->width, K = set->active;
     int64_t q = 0, kv = 0, mixed = 0, hidden = 0, experts = 0, normed = D, ordered = n * room(D),
-            latents = room(set->head);
+            latents = set->head;
     for (const layer *l = layers; l < layers + set->layers; l++) {
         int64_t own = l->router.outputs ? l->gates[0].outputs : 0;
         q = larger(q, l->q.outputs);
@@ -815,7 +922,7 @@ static void furnish(arena *a, const settings *set, const layer *layers, int64_t 
         normed = larger(normed, l->q.inputs);
         ordered = larger(ordered, n * room(larger(l->q.inputs, l->o.inputs)));
         ordered = larger(ordered, n * room(l->gate.outputs) + n * K * room(own));
-        if (l->latent) latents = larger(latents, room(set->rank) + room(set->rope));
+        if (l->latent) latents = larger(latents, set->rank + set->rope);
     }
     team shared = *all;
     shared.x = floats_of(a, n * D), shared.q = floats_of(a, n * q), shared.kv = floats_of(a, n * kv);
