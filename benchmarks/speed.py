@@ -1,41 +1,51 @@
 """Drawing and writing side by side with transformers' Janus: the same weights, prompts and precision.
 
     python benchmarks/speed.py                                    the Janus-Pro-1B shape in bfloat16
+    python benchmarks/speed.py --sides janus int4 uncompiled      these against transformers
+    python benchmarks/speed.py -n 8 --context 8                   where the peer's prompts would take an hour
     python benchmarks/speed.py --preset tiny --dtype float32      seconds
 
-Both models are in memory at once (random weights, written once in the transformers layout) and take turns,
-round by round.  Peers are transformers' own `generate`, and the official repository's loop, whose calls
+All models are in memory at once (random weights, written once in the transformers layout) and take turns,
+round by round.  The peers are transformers' own `generate`, and the official repository's loop, whose calls
 (`generation_inference.py`: one forward of the language model a token, a cache that grows, the two rows of
-guidance one after the other) are made on transformers' model.  A figure is the median of all timed steps, or
-readings, with the fastest and the slowest; contexts are as long as in the middle of a picture.
+guidance one after the other) are made on transformers' model.  "uncompiled" is this package without a
+compiler on the machine.  A figure is the median of all timed steps, or readings, with the fastest and the
+slowest, and by how much it is ahead of transformers.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import os
 import statistics
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from janus import bench, checkpoints
 from janus.config import PRESETS, PromptConfig
+from janus.core.quantized import Quantization
 from janus.generation import Prompt, Sampling, decode
+from janus.kernels import native
 from janus.model import JanusModel
 from janus.tokenizers.text import train_bpe
 
 GUIDANCE = 5.0
 WARM_UP = 2  # steps of each round that do not count
 QUESTION = 50  # tokens beside a picture's
+SIDES = ("janus", "int8", "int4", "uncompiled", "uncompiled int8", "transformers", "official loop")
+CASES = ["drawing", "writing", "reading"]
 Case = Callable[[Any], list[float]]  # what is timed: a side to seconds
 
 
@@ -80,6 +90,35 @@ class Ours:
                 generators=[torch.Generator()],
             )
         )
+
+
+@contextmanager
+def no_compiler(model: JanusModel) -> Iterator[None]:
+    os.environ["JANUS_NATIVE"] = "0"
+    native.library.cache_clear()
+    model.to(model.device)  # forgets what was compiled
+    try:
+        yield
+    finally:
+        del os.environ["JANUS_NATIVE"]
+        native.library.cache_clear()
+        model.to(model.device)
+
+
+class Uncompiled(Ours):
+    """This package where there is no compiler."""
+
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+        with no_compiler(self.model):
+            yield from super().draw(prompt, plain, images, steps)
+
+    def write(self, prompt: list[int], steps: int) -> Iterator[None]:
+        with no_compiler(self.model):
+            yield from super().write(prompt, steps)
+
+    def read(self, prompt: list[int], pixels: Tensor, image_id: int) -> None:
+        with no_compiler(self.model):
+            super().read(prompt, pixels, image_id)
 
 
 class Transformers:
@@ -165,7 +204,7 @@ def reading(side: Any, *given: Any) -> list[float]:
     return [time.perf_counter() - started]
 
 
-def sides(preset: str, dtype: str) -> dict[str, Any]:
+def sides(preset: str, dtype: str, names: list[str]) -> dict[str, Any]:
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -177,21 +216,34 @@ def sides(preset: str, dtype: str) -> dict[str, Any]:
         theirs = transformers.JanusForConditionalGeneration.from_pretrained(
             folder / "model", dtype=getattr(torch, dtype)
         ).eval()
-    return {"janus": Ours(model), "transformers": Transformers(theirs), "official loop": OfficialLoop(theirs)}
+    made: dict[str, Any] = {
+        "janus": Ours(model),
+        "uncompiled": Uncompiled(model),
+        "transformers": Transformers(theirs),
+        "official loop": OfficialLoop(theirs),
+    }
+    for kind in get_args(Quantization):
+        if {kind, f"uncompiled {kind}"} & {*names}:
+            fewer = copy.deepcopy(model)
+            fewer.quantize(kind)
+            made |= {kind: Ours(fewer), f"uncompiled {kind}": Uncompiled(fewer)}
+    return {name: made[name] for name in SIDES if name in names or name == "transformers"}
 
 
 def _drawing(words: list[int], plain: list[int], images: int, steps: int, side: Any) -> list[float]:
     return seconds(side.draw(words, plain, images, steps + WARM_UP + 1), side)
 
 
-def cases(preset: str, images: list[int], steps: int, image_id: int) -> dict[str, Case]:
-    """What is timed, by name."""
+def cases(preset: str, images: list[int], steps: int, context: int | None, image_id: int) -> dict[str, Case]:
+    """What is timed, by name; by default after as many tokens as in the middle of a picture."""
     config = PRESETS[preset]
     generator = torch.Generator().manual_seed(0)
-    words = torch.randint(300, config.core.vocab_size, (config.vq.tokens // 2,), generator=generator).tolist()
+    length = context or config.vq.tokens // 2
+    words = torch.randint(300, config.core.vocab_size, (length,), generator=generator).tolist()
     plain = [words[0], *[1] * (len(words) - 2), words[-1]]
     pixels = torch.rand(1, 3, config.image.size, config.image.size, generator=generator) * 2 - 1
-    question = words[: QUESTION // 2] + [image_id] * config.vision.tokens + words[-QUESTION // 2 :]
+    half = words[:1] * (QUESTION // 2)
+    question = half + [image_id] * config.vision.tokens + half
     found: dict[str, Case] = {}
     for n in images:
         found[f"drawing, {n} at once, a step"] = partial(_drawing, words, plain, n, steps)
@@ -207,16 +259,29 @@ def main() -> None:
     parser.add_argument("--preset", default="janus-pro-1b", choices=["tiny", "janus-pro-1b", "janus-pro-7b"])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("-n", type=int, nargs="+", default=[1, 8], help="pictures at once")
+    parser.add_argument("--context", type=int, help="tokens before (default: half a picture's)")
+    parser.add_argument(
+        "--sides", nargs="+", default=["janus", "transformers", "official loop"], choices=SIDES
+    )
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        default=["drawing", "writing", "reading"],
+        choices=["drawing", "writing", "reading"],
+    )
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    everyone = sides(options.preset, options.dtype)
-    print(f"| {options.preset}, {options.dtype}, ms | " + " | ".join(everyone) + " | ratio |")
-    print("|---" * (len(everyone) + 2) + "|")
+    everyone = sides(options.preset, options.dtype, options.sides)
+    print(f"| {options.preset}, {options.dtype}, ms | " + " | ".join(everyone) + " |")
+    print("|---" * (len(everyone) + 1) + "|")
     figures: dict[str, dict[str, list[float]]] = {}
     image_id = everyone["transformers"].model.config.image_token_id
-    for name, case in cases(options.preset, options.n, options.steps, image_id).items():
+    every = cases(options.preset, options.n, options.steps, options.context, image_id)
+    for name, case in every.items():
+        if not name.startswith(tuple(options.cases)):
+            continue
         times: dict[str, list[float]] = defaultdict(list)
         for number in range(options.rounds):
             order = list(everyone) if number % 2 == 0 else list(everyone)[::-1]
@@ -225,15 +290,18 @@ def main() -> None:
                     continue  # it has a loop for drawing only
                 times[side] += case(everyone[side])
         figures[name] = times
-        shown = [_shown(times[side]) if times[side] else "" for side in everyone]
-        ratio = statistics.median(times["transformers"]) / statistics.median(times["janus"])
-        print(f"| {name} | " + " | ".join(shown) + f" | {ratio:.2f} |", flush=True)
+        shown = [_shown(times[side], times["transformers"]) for side in everyone]
+        print(f"| {name} | " + " | ".join(shown) + " |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def _shown(times: list[float]) -> str:
-    return "{:.1f} ({:.1f} to {:.1f})".format(*(1e3 * f(times) for f in (statistics.median, min, max)))
+def _shown(times: list[float], theirs: list[float]) -> str:
+    if not times:
+        return ""
+    told = "{:.1f} ({:.1f} to {:.1f})".format(*(1e3 * f(times) for f in (statistics.median, min, max)))
+    ahead = statistics.median(theirs) / statistics.median(times)
+    return told if times is theirs else f"{told}, {ahead:.2f}x"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from janus.kernels import native
 
 _PIECE = 1 << 20  # numbers of a matrix that are converted at once
+_PLAIN = 6  # rows up to which PyTorch's loops are faster than converting the matrix
 
 
 class Linear(nn.Linear):
@@ -46,14 +47,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu" or _dtype(x) != torch.bfloat16:
         return F.linear(x, weight, bias)
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    both = x.dtype == weight.dtype == torch.bfloat16
-    if both and not learns and x.numel() <= few(x.dtype) * x.shape[-1] and native.library() is not None:
+    rows, both = x.shape[:-1].numel(), x.dtype == weight.dtype == torch.bfloat16
+    if both and not learns and rows <= few(x.dtype) and native.library() is not None:
         made = native.dense(weight)
     else:
         made = None
     if made is not None:
         y = native.linear(x.reshape(-1, x.shape[-1]), made).view(*x.shape[:-1], -1)
-    elif not multiplies_bfloat16():
+    elif not multiplies_bfloat16() and (learns or rows > _PLAIN):
         y = _Wide.apply(x, weight)
     else:
         return F.linear(x, weight, bias)
