@@ -30,7 +30,7 @@ from janus.tokenizers.chat import (
 )
 from janus.tokenizers.text import TextTokenizer
 
-WINDOW = 16  # codes that are guessed and checked at once, of all pictures of a batch together
+WINDOW = 4  # codes that are guessed and checked at once, of all pictures of a batch together
 
 
 class _Writing(TypedDict, total=False):
@@ -292,7 +292,7 @@ class Janus:
         `batch_size` pictures are drawn at once, "auto" as many as memory holds, up to 64; where that was too
         much, half as many, and so on.  `window` is how many codes of a picture are guessed and
         checked in one pass at most (see `janus.generation.decode`); 1 is none, and without it there are
-        16 for all pictures of a batch together.  `on_step(done, total)` is called with the number of
+        4 for all pictures of a batch together.  `on_step(done, total)` is called with the number of
         image tokens drawn, `on_preview(pictures)` now and then with those being drawn, in grey what is not
         there yet; that takes a twentieth of the time at most.  `size` is there to be checked: the weights
         draw pictures of one size.

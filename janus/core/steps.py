@@ -9,6 +9,7 @@ B batch, T new tokens, D width, C channels of a head.
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, cast
@@ -44,7 +45,9 @@ class Steps:
             raise UnfitError
         self.kind, self._norm, self._config = native.KINDS[dtype], norm, config
         self._among = layers
+        self._held = [*self._tensors()]  # so that nobody else gets their memory
         self._at = self._places()
+        self._checked: weakref.ref[Cache] | None = None  # the cache that is going on, if all is as it was
         self._kept: list[ctypes.Array[native.Matrix]] = []  # of experts
         known = cast("Sequence[Layer]", layers)
         self._modules = [part for one in known for part in (one, one.self_attn, one.mlp)]
@@ -55,9 +58,13 @@ class Steps:
         """Copies of a model make their own: these are places in memory."""
         return type(None), ()
 
-    def valid(self) -> bool:
-        """Whether the modules are the same, and their weights where they were."""
-        return self._at == self._places()
+    def valid(self, cache: Cache) -> bool:
+        """Whether the modules are the same, and their weights where they were; asked once for each cache."""
+        if cache.length and self._checked is not None and self._checked() is cache:
+            return True
+        same = self._at == self._places()
+        self._checked = weakref.ref(cache) if same else None
+        return same
 
     def takes(self, x: Tensor, cache: Cache) -> bool:
         """Whether a step of these tokens (B, T, D) is one for the kernels.
@@ -80,8 +87,9 @@ class Steps:
         out = torch.empty_like(x)
         cosines, sines = zip(*(_pair(angles.get(kind)) for kind in ("gqa", "mla")), strict=True)
         first = next(iter(angles.values()))[0]
-        mask = visible.mask
-        tokens = x.shape[1]
+        tokens, mask = x.shape[1], visible.mask
+        if visible.causal:
+            mask = x.new_ones(1, 1, tokens, cache.length + tokens, dtype=torch.bool).tril(cache.length)
         memory = [tensor.data_ptr() for pair in cache.layers for tensor in pair]
         call = native.Call(
             *(x.data_ptr(), out.data_ptr(), self._norm.weight.data_ptr()),
@@ -95,12 +103,14 @@ class Steps:
         return out
 
     def _places(self) -> list[int]:
-        found = [self._norm.weight.data_ptr()]
-        for module in chain(*(layer.modules() for layer in self._among)):
-            found.append(id(module))
-            own = chain(module._parameters.values(), module._buffers.values())
-            found += [tensor.data_ptr() for tensor in own if tensor is not None]
-        return found
+        modules = chain(*(layer.modules() for layer in self._among))
+        return [*map(id, modules), *(tensor.data_ptr() for tensor in self._tensors())]
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield self._norm.weight
+        for layer in self._among:
+            yield from layer.parameters()
+            yield from layer.buffers()
 
     def _layer(self, layer: Layer) -> native.Layer:
         made = native.Layer(norm=self._weight(layer.input_layernorm))

@@ -126,10 +126,10 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def _steps(self, x: Tensor, cache: Cache) -> Steps | None:
-        """What takes this step in one call, if anything can."""
-        if x.device.type != "cpu" or cache.length == 0 or torch.is_grad_enabled():
+        """What takes these tokens in one call, if anything can."""
+        if x.device.type != "cpu" or torch.is_grad_enabled():
             return None
-        if self._compiled is None or (self._compiled and not self._compiled.valid()):
+        if self._compiled is None or (self._compiled and not self._compiled.valid(cache)):
             try:
                 self._compiled = Steps(self.config, [*self.layers], self.norm)
             except UnfitError:

@@ -2,10 +2,9 @@
    gives them away.
 
    Products are y[m, o] = sum over i of x[m, i] * w[o, i].  Where w is FLOAT32 or BFLOAT16, all is computed in
-   float32: every number of w is turned into a float in a register; with more than DIRECT rows that happens a block
-   at a time, into the cache nearest to the processor, from where all rows take it.  Where w is integers, x becomes
-   integers of 16 bits with a unit for each step of numbers, which is a 32,767th of the largest of them, and where
-   scales are float32, further ones for the rest; sums of a step are exact, and what follows is float32.
+   float32, every number of w in a register for some rows.  Where w is integers, x becomes integers of 16 bits with
+   a unit for each step of numbers, which is a 32,767th of the largest of them, and where scales are float32,
+   further ones for the rest; sums of a step are exact, and what follows is float32.
 
    The cheapest way to unpack a word's numbers is all words' first ones, then all second ones, and so on.  x is
    put into that order beforehand (`prepare`), so that nothing need be put back.
@@ -27,14 +26,12 @@ typedef int32_t integers __attribute__((vector_size(32), aligned(4), may_alias))
 typedef int16_t shorts __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint16_t bits __attribute__((vector_size(32), aligned(2), may_alias));
 
-#define WIDE 8     /* numbers of a vector */
-#define OUT 4      /* rows of w that are worked on at once */
-#define DIRECT 3   /* most rows of x whose sums have room in registers */
-#define PAIR 2     /* rows of x that share an unpacked vector */
-#define BLOCK 1024 /* numbers of each row of w that are unpacked at once */
-#define GROUP 32   /* numbers of INT4 that share a scale and a zero point */
-#define MOST 4     /* rows of integers that share unpacked ones */
-#define QUERIES 8  /* that go past a cache together */
+#define WIDE 8    /* numbers of a vector */
+#define OUT 4     /* rows of w that are worked on at once */
+#define DIRECT 3  /* most rows of x whose sums have room in registers */
+#define GROUP 32  /* numbers of INT4 that share a scale and a zero point */
+#define MOST 4    /* rows of integers that share unpacked ones */
+#define QUERIES 8 /* that go past a cache together */
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT32, BFLOAT16, INT8, INT4 };
@@ -188,64 +185,44 @@ static void prepare_for(const matrix *w, int from, const void *x, float *out) {
     else prepare((int)w->kind, from, x, I, out);
 }
 
-/* M rows times OUT rows of w from o on, added to sums[M][OUT]. */
+/* WIDE numbers of M rows from i on, times those of OUT rows of w: vector k of what is at `from`. */
+INLINE void direct_step(const int kind, const int M, const char *const *from, int64_t at, int k,
+                        const float *const *x, int64_t i, floats (*total)[OUT]) {
+    floats own[DIRECT];
+    for (int m = 0; m < M; m++) own[m] = *(const floats *)(x[m] + i);
+    for (int r = 0; r < OUT; r++) {
+        floats value = unpack(kind, from[r] + at, k);
+        for (int m = 0; m < M; m++) total[m][r] += value * own[m];
+    }
+}
+
+/* M rows times OUT rows of w from o on, to sums[M][OUT]. */
 INLINE void direct(const int kind, const int M, const matrix *w, int64_t o, const float *const *x,
                    float *sums) {
+    const char *from[OUT];
     floats total[DIRECT][OUT];
+    int64_t i = 0;
+    for (int r = 0; r < OUT; r++) from[r] = w->weight + bytes(kind, (o + r) * w->inputs);
     for (int m = 0; m < M; m++)
         for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
-    for (int64_t i = 0; i < w->inputs; i += step(kind))
-        for (int r = 0; r < OUT; r++) {
-            const char *from = w->weight + bytes(kind, (o + r) * w->inputs + i);
-            __builtin_prefetch(from + bytes(kind, OUT * w->inputs)); /* the processor's own stops at pages */
-#pragma GCC unroll 2
-            for (int k = 0; k < step(kind) / WIDE; k++) {
-                floats value = unpack(kind, from, k);
-                for (int m = 0; m < M; m++) total[m][r] += value * *(const floats *)(x[m] + i + WIDE * k);
-            }
-        }
-    for (int m = 0; m < M; m++)
-        for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
-}
-
-/* n numbers of a row of w from i on, as floats to be multiplied with what `prepare` made. */
-INLINE void unpack_block(const int kind, const matrix *w, int64_t o, int64_t i, int n, float *out) {
-    for (int done = 0; done < n; done += step(kind)) {
-        const char *from = w->weight + bytes(kind, o * w->inputs + i + done);
-        __builtin_prefetch(from + bytes(kind, OUT * w->inputs));
-#pragma GCC unroll 2
-        for (int k = 0; k < step(kind) / WIDE; k++)
-            *(floats *)(out + done + WIDE * k) = unpack(kind, from, k);
+    for (; i + 2 * WIDE <= w->inputs; i += 2 * WIDE) {
+        for (int r = 0; r < OUT; r++) /* the processor's own stops at pages */
+            __builtin_prefetch(from[r] + bytes(kind, i + OUT * w->inputs));
+        direct_step(kind, M, from, bytes(kind, i), 0, x, i, total);
+        int64_t at = bytes(kind, kind == FLOAT32 ? i + WIDE : i);
+        direct_step(kind, M, from, at, 1, x, i + WIDE, total);
     }
-}
-
-/* M rows times a block of OUT rows of w that begins at number i, added to sums[M][OUT]. */
-INLINE void tile(const int M, const float *block, const float *const *x, int64_t i, int n, float *sums) {
-    floats total[PAIR][OUT], value[OUT];
+    if (i < w->inputs) direct_step(kind, M, from, bytes(kind, i), 0, x, i, total); /* of FLOAT32 */
     for (int m = 0; m < M; m++)
-        for (int r = 0; r < OUT; r++) total[m][r] = (floats){0};
-    for (int at = 0; at < n; at += WIDE) {
-        for (int r = 0; r < OUT; r++) value[r] = *(const floats *)(block + r * BLOCK + at);
-        for (int m = 0; m < M; m++)
-            for (int r = 0; r < OUT; r++) total[m][r] += value[r] * *(const floats *)(x[m] + i + at);
-    }
-    for (int m = 0; m < M; m++)
-        for (int r = 0; r < OUT; r++) sums[m * OUT + r] += sum(total[m][r]);
+        for (int r = 0; r < OUT; r++) sums[m * OUT + r] = sum(total[m][r]);
 }
 
 INLINE void product_as(const int kind, const matrix *w, int64_t o, const float *const *x, int64_t rows,
                        float *sums) {
-    memset(sums, 0, rows * OUT * sizeof *sums);
-    if (rows == 1) return direct(kind, 1, w, o, x, sums);
-    if (rows == 2) return direct(kind, 2, w, o, x, sums);
-    if (rows == 3) return direct(kind, 3, w, o, x, sums);
-    float block[OUT * BLOCK] __attribute__((aligned(64)));
-    for (int64_t i = 0; i < w->inputs; i += BLOCK) {
-        int n = w->inputs - i < BLOCK ? (int)(w->inputs - i) : BLOCK;
-        for (int r = 0; r < OUT; r++) unpack_block(kind, w, o + r, i, n, block + r * BLOCK);
-        int64_t m = 0;
-        for (; m + PAIR <= rows; m += PAIR) tile(PAIR, block, x + m, i, n, sums + m * OUT);
-        if (m < rows) tile(1, block, x + m, i, n, sums + m * OUT);
+    for (int64_t m = 0; m < rows; m += DIRECT) {
+        if (rows - m >= 3) direct(kind, 3, w, o, x + m, sums + m * OUT);
+        if (rows - m == 2) direct(kind, 2, w, o, x + m, sums + m * OUT);
+        if (rows - m == 1) direct(kind, 1, w, o, x + m, sums + m * OUT);
     }
 }
 
