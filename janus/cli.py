@@ -241,7 +241,7 @@ def _add_generate(verbs: Any) -> None:
     verb.add_argument(
         "--window",
         type=int,
-        help="codes of a picture guessed and checked at once, at most; 1 is none (default: 16 in all)",
+        help="codes of a picture guessed and checked at once, at most; 1 is none (default: 4 in all)",
     )
     _model_options(verb)
 
