@@ -3,6 +3,7 @@
     python benchmarks/speed.py                                    the Janus-Pro-1B shape in bfloat16
     python benchmarks/speed.py --sides janus int4 uncompiled      these against transformers
     python benchmarks/speed.py -n 8 --context 8                   where the peer's prompts would take an hour
+    python benchmarks/speed.py --device cuda --preset janus-pro-7b -n 1 16 32
     python benchmarks/speed.py --preset tiny --dtype float32      seconds
 
 All models are in memory at once (random weights, written once in the transformers layout) and take turns,
@@ -53,9 +54,9 @@ class Ours:
     """This package."""
 
     def __init__(self, model: JanusModel) -> None:
-        self.model = model
+        self.model, self.core, self.device = model, model.core, model.device
 
-    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> None:
         tokens = decode(
             self.model,
             [Prompt(prompt)] * images,
@@ -66,30 +67,22 @@ class Ours:
             unconditional=[Prompt(plain)] * images,
             guidance=GUIDANCE,
         )
-        yield from (None for _ in tokens)
+        for _ in tokens:
+            pass
 
-    def write(self, prompt: list[int], steps: int) -> Iterator[None]:
-        tokens = decode(
-            self.model,
-            [Prompt(prompt)],
-            kind="text",
-            new_tokens=steps,
-            sampling=Sampling(temperature=0),
-            generators=[torch.Generator()],
-        )
-        yield from (None for _ in tokens)
+    def write(self, prompt: list[int], steps: int) -> None:
+        self._write(Prompt(prompt), steps)
 
     def read(self, prompt: list[int], pixels: Tensor, image_id: int) -> None:
-        list(
-            decode(
-                self.model,
-                [Prompt(prompt, pixels, image_id)],
-                kind="text",
-                new_tokens=1,
-                sampling=Sampling(temperature=0),
-                generators=[torch.Generator()],
-            )
+        self._write(Prompt(prompt, pixels, image_id), 1)
+
+    def _write(self, prompt: Prompt, steps: int) -> None:
+        sampling, generators = Sampling(temperature=0), [torch.Generator()]
+        tokens = decode(
+            self.model, [prompt], kind="text", new_tokens=steps, sampling=sampling, generators=generators
         )
+        for _ in tokens:
+            pass
 
 
 @contextmanager
@@ -108,75 +101,50 @@ def no_compiler(model: JanusModel) -> Iterator[None]:
 class Uncompiled(Ours):
     """This package where there is no compiler."""
 
-    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> None:
         with no_compiler(self.model):
-            yield from super().draw(prompt, plain, images, steps)
+            super().draw(prompt, plain, images, steps)
 
-    def write(self, prompt: list[int], steps: int) -> Iterator[None]:
+    def _write(self, prompt: Prompt, steps: int) -> None:
         with no_compiler(self.model):
-            yield from super().write(prompt, steps)
-
-    def read(self, prompt: list[int], pixels: Tensor, image_id: int) -> None:
-        with no_compiler(self.model):
-            super().read(prompt, pixels, image_id)
+            super()._write(prompt, steps)
 
 
 class Transformers:
-    """transformers' `generate`.  Its steps are told apart by the calls of the language model."""
+    """transformers' `generate`."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model, self.core, self.device = model, model.model.language_model, model.device
 
-    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> None:
         self.model.model.vision_model.config.num_image_tokens = steps  # the loop's length, nothing else
-        ids = torch.tensor([prompt])
-        yield from self._calls(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+        self._generate(
+            prompt,
             generation_mode="image",
             guidance_scale=GUIDANCE,
             do_sample=True,
             num_return_sequences=images,
         )
 
-    def write(self, prompt: list[int], steps: int) -> Iterator[None]:
-        ids = torch.tensor([prompt])
-        given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        yield from self._calls(
-            **given, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, generation_mode="text"
-        )
+    def write(self, prompt: list[int], steps: int) -> None:
+        self._generate(prompt, max_new_tokens=steps, min_new_tokens=steps, do_sample=False)
 
     def read(self, prompt: list[int], pixels: Tensor, image_id: int) -> None:
-        ids = torch.tensor([prompt])
-        self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=pixels,
-            max_new_tokens=1,
-            do_sample=False,
-        )
+        pixels = pixels.to(self.device, self.model.dtype)
+        self._generate(prompt, pixel_values=pixels, max_new_tokens=1, do_sample=False)
 
-    def _calls(self, **settings: Any) -> Iterator[None]:
-        """Runs `generate` to its end, then tells when each call of the language model had ended."""
-        times: list[float] = []
-        hook = self.model.model.language_model.register_forward_hook(
-            lambda *_: times.append(time.perf_counter())
-        )
-        try:
-            self.model.generate(**settings)
-        finally:
-            hook.remove()
-        self.times = times
-        yield from (None for _ in times)
+    def _generate(self, prompt: list[int], **settings: Any) -> None:
+        ids = torch.tensor([prompt], device=self.device)
+        self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)
 
 
 class OfficialLoop(Transformers):
     """The calls of the official repository's `generation_inference.py`."""
 
     @torch.inference_mode()
-    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> Iterator[None]:
+    def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> None:
         inner = self.model.model
-        rows = torch.tensor([prompt, plain] * images)
+        rows = torch.tensor([prompt, plain] * images, device=self.device)
         x, past = inner.language_model.get_input_embeddings()(rows), None
         for _ in range(steps):
             out = inner.language_model(inputs_embeds=x, use_cache=True, past_key_values=past)
@@ -186,36 +154,50 @@ class OfficialLoop(Transformers):
             chances = torch.softmax(other + GUIDANCE * (wanted - other), dim=-1)
             token = torch.multinomial(chances, num_samples=1)
             x = self.model.prepare_embeddings_for_image_generation(token.repeat_interleave(2, dim=0))
-            yield
 
 
-def seconds(steps: Iterator[None], side: Any) -> list[float]:
-    """Of each step after the first `WARM_UP`, which comes after the prompt."""
-    times = []
-    for _ in steps:
+def seconds(side: Any, run: Callable[[], None]) -> list[float]:
+    """Of each step after the first `WARM_UP`; on a GPU their mean, without waiting for each."""
+    times: list[float] = []
+
+    def called(*_: object) -> None:
+        """The core has taken the prompt, or a token."""
+        if side.device.type != "cuda" or len(times) == WARM_UP:
+            bench.finish(side.device)
         times.append(time.perf_counter())
-    times = side.times if type(side) is Transformers else times
+
+    hook = side.core.register_forward_hook(called)
+    try:
+        run()
+    finally:
+        hook.remove()
+    if side.device.type == "cuda":
+        bench.finish(side.device)
+        return [(time.perf_counter() - times[WARM_UP]) / (len(times) - 1 - WARM_UP)]
     return [after - before for before, after in pairwise(times)][WARM_UP:]
 
 
 def reading(side: Any, *given: Any) -> list[float]:
+    bench.finish(side.device)
     started = time.perf_counter()
     side.read(*given)
+    bench.finish(side.device)
     return [time.perf_counter() - started]
 
 
-def sides(preset: str, dtype: str, names: list[str]) -> dict[str, Any]:
+def sides(preset: str, dtype: str, device: str, names: list[str]) -> dict[str, Any]:
     import transformers
 
     transformers.logging.set_verbosity_error()
-    model = bench.open_model(preset, "cpu", dtype)
+    model = bench.open_model(preset, device, dtype)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train_bpe(["a"], 300, PromptConfig(), folder / "text")
         checkpoints.save(model, folder / "model", layout="transformers", source=folder / "text")
         theirs = transformers.JanusForConditionalGeneration.from_pretrained(
             folder / "model", dtype=getattr(torch, dtype)
-        ).eval()
+        )
+        theirs.eval().to(device)
     made: dict[str, Any] = {
         "janus": Ours(model),
         "uncompiled": Uncompiled(model),
@@ -231,7 +213,7 @@ def sides(preset: str, dtype: str, names: list[str]) -> dict[str, Any]:
 
 
 def _drawing(words: list[int], plain: list[int], images: int, steps: int, side: Any) -> list[float]:
-    return seconds(side.draw(words, plain, images, steps + WARM_UP + 1), side)
+    return seconds(side, partial(side.draw, words, plain, images, steps + WARM_UP + 1))
 
 
 def cases(preset: str, images: list[int], steps: int, context: int | None, image_id: int) -> dict[str, Case]:
@@ -247,7 +229,7 @@ def cases(preset: str, images: list[int], steps: int, context: int | None, image
     found: dict[str, Case] = {}
     for n in images:
         found[f"drawing, {n} at once, a step"] = partial(_drawing, words, plain, n, steps)
-    found["writing, a token"] = lambda side: seconds(side.write(words, steps + WARM_UP + 1), side)
+    found["writing, a token"] = lambda side: seconds(side, partial(side.write, words, steps + WARM_UP + 1))
     found["reading a picture and a question"] = lambda side: reading(side, question, pixels, image_id)
     return found
 
@@ -258,6 +240,7 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="janus-pro-1b", choices=["tiny", "janus-pro-1b", "janus-pro-7b"])
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--device", default="cpu", help="cuda, for instance")
     parser.add_argument("-n", type=int, nargs="+", default=[1, 8], help="pictures at once")
     parser.add_argument("--context", type=int, help="tokens before (default: half a picture's)")
     parser.add_argument(
@@ -273,7 +256,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    everyone = sides(options.preset, options.dtype, options.sides)
+    everyone = sides(options.preset, options.dtype, options.device, options.sides)
     print(f"| {options.preset}, {options.dtype}, ms | " + " | ".join(everyone) + " |")
     print("|---" * (len(everyone) + 1) + "|")
     figures: dict[str, dict[str, list[float]]] = {}

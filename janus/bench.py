@@ -175,7 +175,7 @@ def _pace(
     )
     times = []
     for done, _ in enumerate(tokens):  # the first one is that of the prompt
-        _finish(model.device)
+        finish(model.device)
         times.append(time.perf_counter())
         follow(done)
     seconds = [after - before for before, after in pairwise(times)][_WARM_UP:]
@@ -228,7 +228,7 @@ def peak_memory(device: torch.device) -> int:
     return 1024 * int(found[1])
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
     """Wait for what was started on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
