@@ -319,7 +319,8 @@ class Janus:
         device, tokens = self.model.device, self.config.vq.tokens
         if batch_size == "auto":
             longest = max(map(len, ids), default=0)
-            batch_size = memory.fitting(self.config, longest, guidance != 1, self.model.dtype, device)
+            kept = self.model.core.kept_bytes
+            batch_size = memory.fitting(self.config, longest, guidance != 1, self.model.dtype, device, kept)
 
         def draw(some: Sequence[tuple[int, int]], before: int) -> list[Image.Image]:
             rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]

@@ -156,14 +156,19 @@ def _prefill(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int) -> t
     rows = _rows(model, list(different.values()), new_tokens)
     batch, length, _ = rows.x.shape
     shared = batch < len(prompts)
-    capacity = length if shared else length + new_tokens
-    cache = Cache(model.config.core, batch, capacity, dtype=rows.x.dtype, device=rows.x.device)
+    capacity = length + new_tokens
+    if shared:
+        cache = Cache(model.config.core, batch, length, dtype=rows.x.dtype, device=rows.x.device)
+    else:
+        cache = model.core.cache(batch, capacity)
     hidden = model.core(rows.x, rows.positions, rows.segments, cache)[:, -1]
     positions = rows.positions[:, -1:] + 1
     if shared:
         places = {key: place for place, key in enumerate(different)}
         index = [places[tuple(p.ids), id(p.pixels)] for p in prompts]
-        cache, hidden, positions = cache.spread(index, length + new_tokens), hidden[index], positions[index]
+        short, cache = cache, model.core.cache(len(prompts), capacity)
+        short.spread(index, cache)
+        hidden, positions = hidden[index], positions[index]
     return cache, hidden, positions
 
 
@@ -223,6 +228,7 @@ def decode(
             yield tokens[:, place]
         known += fresh
         if known == new_tokens or (stop_id is not None and bool(stopped.all())):
+            model.core.keep(cache)
             return
         wide = min(window, new_tokens - known, 1 + 2 * fresh)  # as far as guesses have been worth it
         for place in range(guessed, known + wide - 1):

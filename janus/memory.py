@@ -28,11 +28,17 @@ def drawing_bytes(config: JanusConfig, pictures: int, prompt: int, guided: bool,
     return Cache.bytes_needed(config.core, rows, prompt + config.vq.tokens, dtype) + logits
 
 
-def fitting(config: JanusConfig, prompt: int, guided: bool, dtype: torch.dtype, device: torch.device) -> int:
-    """How many pictures can be drawn at once; 1 even where not one may fit, and 64 at most."""
+def fitting(
+    config: JanusConfig, prompt: int, guided: bool, dtype: torch.dtype, device: torch.device, kept: int = 0
+) -> int:
+    """How many pictures can be drawn at once; 1 even where not one may fit, and 64 at most.
+
+    `kept` are bytes that are in use, but will be free by then.
+    """
     free = free_bytes(device)
     if free is None:
         return _MOST
+    free += kept
     for pictures in range(_MOST, 1, -1):
         if drawing_bytes(config, pictures, prompt, guided, dtype) <= _SHARE * free:
             return pictures

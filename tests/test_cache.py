@@ -67,7 +67,8 @@ def test_rows_go_on_from_rows_of_another_cache(name: str) -> None:
     positions = (segments.cumsum(1) - 1).clamp(min=0)
     model(ids[:, :6], positions, segments, prompt)
     own = torch.randint(1024, (4, 5), generator=torch.Generator().manual_seed(2))
-    cache = prompt.spread(rows, capacity=11)
+    cache = _cache(core, 4, 11)
+    prompt.spread(rows, cache)
     got = model(own, positions[rows, -1:] + torch.arange(1, 6), cache=cache)
     for place, row in enumerate(rows):
         first = 2 if row == 1 else 0

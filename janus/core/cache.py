@@ -6,11 +6,15 @@ B batch, S slots, H key-value heads, C channels of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from janus.config import CoreConfig
+
+if TYPE_CHECKING:
+    from janus.core.graphs import Graphs
 
 
 class Cache:
@@ -32,6 +36,7 @@ class Cache:
         self.capacity = capacity
         self.length = 0  # slots in use
         self.padded = False  # whether any written slot could belong to anything but sample 1
+        self.graphs: Graphs | None = None  # of steps with this memory
         # Tensors made in inference mode could never be written outside it.
         with torch.inference_mode(False):
             self.layers = [
@@ -55,16 +60,14 @@ class Cache:
         self.length = 0
         self.padded = False
 
-    def spread(self, rows: Sequence[int], capacity: int) -> Cache:
-        """A cache whose row i goes on from row `rows[i]` of this one, with room for `capacity` tokens."""
+    def spread(self, rows: Sequence[int], new: Cache) -> None:
+        """Let row i of an empty `new` cache go on from row `rows[i]` of this one."""
         index = torch.tensor(rows, device=self.segments.device)
-        new = Cache(self._config, len(rows), capacity, dtype=self.layers[0][0].dtype, device=index.device)
         for mine, theirs in zip(self.layers, new.layers, strict=True):
             for old, memory in zip(mine, theirs, strict=True):
                 memory[..., : self.length, :] = old[..., : self.length, :].index_select(0, index)
         new.segments[:, : self.length] = self.segments[:, : self.length].index_select(0, index)
         new.length, new.padded = self.length, self.padded
-        return new
 
     def begin(self, batch: int, tokens: int, segments: Tensor | None) -> None:
         """Record the samples of the next `tokens` slots; None means sample 1.

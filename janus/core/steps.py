@@ -45,12 +45,12 @@ class Steps:
             raise UnfitError
         self.kind, self._norm, self._config = native.KINDS[dtype], norm, config
         self._among = layers
-        self._held = [*self._tensors()]  # so that nobody else gets their memory
-        self._at = self._places()
+        self._held = weights(layers, norm)  # so that nobody else gets their memory
+        self._at = places(layers, norm)
         self._checked: weakref.ref[Cache] | None = None  # the cache that is going on, if all is as it was
         self._kept: list[ctypes.Array[native.Matrix]] = []  # of experts
         known = cast("Sequence[Layer]", layers)
-        self._modules = [part for one in known for part in (one, one.self_attn, one.mlp)]
+        self._watched = watched(layers)
         self._layers = (native.Layer * len(known))(*(self._layer(layer) for layer in known))
         self._settings = _settings(config, known, self.kind)
 
@@ -62,7 +62,7 @@ class Steps:
         """Whether the modules are the same, and their weights where they were; asked once for each cache."""
         if cache.length and self._checked is not None and self._checked() is cache:
             return True
-        same = self._at == self._places()
+        same = self._at == places(self._among, self._norm)
         self._checked = weakref.ref(cache) if same else None
         return same
 
@@ -71,7 +71,7 @@ class Steps:
 
         Not where somebody watches a layer, its attention or its feed-forward by a hook.
         """
-        if any(part._forward_hooks or part._forward_pre_hooks for part in self._modules):
+        if hooked(self._watched):
             return False
         rows = x.shape[0] * x.shape[1]
         most = 64 if self._config.width <= _SMALL or self._config.quantization else few(x.dtype)
@@ -101,16 +101,6 @@ class Steps:
         )
         native.step(self._settings, self._layers, call)
         return out
-
-    def _places(self) -> list[int]:
-        modules = chain(*(layer.modules() for layer in self._among))
-        return [*map(id, modules), *(tensor.data_ptr() for tensor in self._tensors())]
-
-    def _tensors(self) -> Iterator[Tensor]:
-        yield self._norm.weight
-        for layer in self._among:
-            yield from layer.parameters()
-            yield from layer.buffers()
 
     def _layer(self, layer: Layer) -> native.Layer:
         made = native.Layer(norm=self._weight(layer.input_layernorm))
@@ -146,6 +136,25 @@ class Steps:
         if native.KINDS.get(norm.weight.dtype) != self.kind or len(norm.weight) % 8:
             raise UnfitError
         return norm.weight.data_ptr()
+
+
+def weights(layers: Sequence[nn.Module], norm: nn.Module) -> list[Tensor]:
+    return [t for module in (*layers, norm) for t in chain(module.parameters(), module.buffers())]
+
+
+def places(layers: Sequence[nn.Module], norm: nn.Module) -> list[int]:
+    """Which modules there are, and where their weights are."""
+    modules = chain(*(layer.modules() for layer in layers))
+    return [*map(id, modules), *(tensor.data_ptr() for tensor in weights(layers, norm))]
+
+
+def watched(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """Layers, their attentions and their feed-forwards, which others may watch by a hook."""
+    return [part for one in cast("Sequence[Layer]", layers) for part in (one, one.self_attn, one.mlp)]
+
+
+def hooked(modules: Sequence[nn.Module]) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 class UnfitError(Exception):

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from janus.config import CoreConfig
+from janus.core import graphs
 from janus.core.attention import GroupedQueryAttention, RMSNorm, Visibility, visibility
 from janus.core.cache import Cache
+from janus.core.graphs import Graphs, Shelf
 from janus.core.mla import LatentAttention
 from janus.core.moe import FeedForward, MoE, Samples, number_samples
 from janus.core.quantized import Quantization, quantize
@@ -65,6 +67,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
+        self._shelf = Shelf()
         self._compiled: Steps | Literal[False] | None = None  # of decoding on the CPU; False: not possible
         if config.quantization is not None:
             quantize(self.layers, config.quantization)
@@ -80,7 +83,7 @@ class Transformer(nn.Module):
                 f"the weights are {self.config.quantization} already; make {kind} of the original ones"
             )
         quantize(self.layers, kind)
-        self._compiled = None
+        self._compiled, self._shelf = None, Shelf()
         self.config = replace(self.config, quantization=kind)
 
     def forward(
@@ -115,15 +118,60 @@ class Transformer(nn.Module):
             out = steps(x, self._angles(positions, torch.float32), visible, cache)
             cache.advance(tokens)
             return out
-        angles = self._angles(positions, x.dtype)
+        recorded = None
+        if cache is not None and cache.graphs is not None and cache.length and not torch.is_grad_enabled():
+            recorded = cache.graphs(x, positions, cache.length)
         samples = None
         if self.training and self._moes():
             samples = number_samples(batch, tokens, segments, x.device)
-        for layer in self.layers:
-            x = layer(x, angles, visible, cache, samples)
+        x = self._through(x, positions, visible, cache, samples) if recorded is None else recorded
         if cache is not None:
             cache.advance(tokens)
+        return x
+
+    def _through(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        visible: Visibility,
+        cache: Cache | None,
+        samples: Samples | None = None,
+    ) -> Tensor:
+        """All layers, module by module, and the norm."""
+        angles = self._angles(positions, x.dtype)
+        for layer in self.layers:
+            x = layer(x, angles, visible, cache, samples)
         return self.norm(x)
+
+    def cache(self, batch: int, capacity: int) -> Cache:
+        """Memory for decoding so many tokens at least; where steps are recorded, what `keep` kept if it fits.
+
+        Raises ValueError for no rows or no slots.
+        """
+        like = self.norm.weight
+        records = graphs.usable(like.device) and not self._moes()  # which experts to call, the host decides
+        if records:
+            capacity = -(-capacity // graphs.BUCKET) * graphs.BUCKET
+        kept, self._shelf.cache = self._shelf.cache, None
+        same = kept is not None and (kept.batch, kept.capacity) == (batch, capacity)
+        if same and kept is not None and kept.graphs is not None and kept.graphs.valid():
+            kept.reset()
+            return kept
+        del kept  # before there is another one
+        made = Cache(self.config, batch, capacity, dtype=like.dtype, device=like.device)
+        if records:
+            made.graphs = Graphs(self._through, [*self.layers], self.norm, made)
+        return made
+
+    def keep(self, cache: Cache) -> None:
+        """Take back what `cache` gave, with the steps that were recorded for it."""
+        if cache.graphs is not None:
+            self._shelf.cache = cache
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of memory that `cache` gives again, or frees."""
+        return 0 if self._shelf.cache is None else self._shelf.cache.bytes
 
     def _steps(self, x: Tensor, cache: Cache) -> Steps | None:
         """What takes these tokens in one call, if anything can."""
@@ -137,7 +185,7 @@ class Transformer(nn.Module):
         return self._compiled if self._compiled and self._compiled.takes(x, cache) else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Transformer:
-        self._compiled = None
+        self._compiled, self._shelf = None, Shelf()
         super()._apply(fn, recurse)
         return self
 
