@@ -143,7 +143,10 @@ class Dice:
         while len(self._noise) < logits.shape[1]:
             drawn = [torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators]
             # a zero, which some platforms draw, would always win
-            self._noise.append(torch.stack(drawn).clamp_(min=1e-9).log_().to(logits.device))
+            noise = torch.stack(drawn).clamp_(min=1e-9).log_()
+            if logits.is_cuda:  # so that nobody waits for its way there
+                noise = noise.pin_memory()
+            self._noise.append(noise.to(logits.device, non_blocking=True))
         noise = torch.stack(self._noise[: logits.shape[1]], dim=1)
         return (keep_likely(logits, self.sampling) - noise).argmax(-1)
 

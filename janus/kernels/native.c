@@ -118,13 +118,13 @@ static void prepare(int kind, int from, const void *x, int64_t inputs, float *ou
     if (kind == BFLOAT16 && from == BFLOAT16) prepare_as(BFLOAT16, BFLOAT16, x, inputs, out);
 }
 
-/* What `prepare` makes of a row for integers: 16-bit integers, each step's in the order of the weights' ones; what
+/* What `prepare_for` makes of a row for integers: 16-bit integers, each step's in the order of the weights' ones; what
    one of a step's stands for; and of INT4 the negative sum of each group, and WIDE of them at least. */
 INLINE const shorts *integers_of(const float *x) { return (const shorts *)x; }
 INLINE float *units_of(const float *x, int64_t inputs) { return (float *)x + inputs / 2; }
 INLINE float *groups_of(const float *x, int64_t inputs) { return units_of(x, inputs) + inputs / 64; }
 
-/* Floats from there on to the same for the rest of each number; and that `prepare` writes at most. */
+/* Floats from there on to the same for the rest of each number; and floats that `prepare_for` writes at most. */
 INLINE int64_t rest(int64_t inputs) { return inputs / 2 + inputs / 16 + WIDE; }
 INLINE int64_t room(int64_t inputs) { return 2 * rest(inputs); }
 
@@ -152,8 +152,8 @@ INLINE void prepare_integers(const int kind, const int fine, const int from, con
         int32_t whole[64], most = 0;
         for (int k = 0; k < step(kind); k++) own[k] = get(from, x, s * step(kind) + k);
         memcpy(whole, own, sizeof whole);
-        for (int k = 0; k < step(kind);
-             k++) { /* without their signs, floats are in the order of their bits */
+        /* without their signs, floats are in the order of their bits */
+        for (int k = 0; k < step(kind); k++) {
             int32_t size = whole[k] & INT32_MAX;
             most = size > most ? size : most;
         }
