@@ -42,7 +42,7 @@ typedef struct {
     const void *scale;  /* INT8 (O,), INT4 (O, I / 32): bfloat16, or float32 with wide_scale */
     int64_t wide_scale;
     const uint32_t *zero;    /* INT4 (O / 8, I / 32) words of eight zero points */
-    int64_t outputs, inputs; /* multiples of OUT and of step(kind) */
+    int64_t outputs, inputs; /* multiples of OUT and of step(kind), INT4 of GROUP */
 } matrix;
 
 INLINE int step(int kind) { return kind == FLOAT32 ? 8 : kind == BFLOAT16 ? 16 : kind == INT8 ? 32 : 64; }
@@ -118,14 +118,19 @@ static void prepare(int kind, int from, const void *x, int64_t inputs, float *ou
     if (kind == BFLOAT16 && from == BFLOAT16) prepare_as(BFLOAT16, BFLOAT16, x, inputs, out);
 }
 
+/* A row of integers has whole steps: of INT4 the last one may be half of nothing. */
+INLINE int64_t whole_steps(int64_t inputs) { return (inputs + 63) / 64 * 64; }
+
 /* What `prepare_for` makes of a row for integers: 16-bit integers, each step's in the order of the weights' ones; what
    one of a step's stands for; and of INT4 the negative sum of each group, and WIDE of them at least. */
 INLINE const shorts *integers_of(const float *x) { return (const shorts *)x; }
-INLINE float *units_of(const float *x, int64_t inputs) { return (float *)x + inputs / 2; }
-INLINE float *groups_of(const float *x, int64_t inputs) { return units_of(x, inputs) + inputs / 64; }
+INLINE float *units_of(const float *x, int64_t inputs) { return (float *)x + whole_steps(inputs) / 2; }
+INLINE float *groups_of(const float *x, int64_t inputs) {
+    return units_of(x, inputs) + whole_steps(inputs) / 64;
+}
 
 /* Floats from there on to the same for the rest of each number; and floats that `prepare_for` writes at most. */
-INLINE int64_t rest(int64_t inputs) { return inputs / 2 + inputs / 16 + WIDE; }
+INLINE int64_t rest(int64_t inputs) { return whole_steps(inputs) / 2 + whole_steps(inputs) / 16 + WIDE; }
 INLINE int64_t room(int64_t inputs) { return 2 * rest(inputs); }
 
 /* A step's whole numbers, at most 32,767 in size, to integers. */
@@ -147,10 +152,11 @@ INLINE void prepare_integers(const int kind, const int fine, const int from, con
                              float *out) {
     const int32_t infinite = 0x7f800000,
                   magic = 0x4b400000; /* 1.5 * 2^23, to which whole numbers are added */
-    for (int64_t s = 0; s < inputs / step(kind); s++) {
-        float own[64], moved[64], largest;
+    for (int64_t s = 0; s * step(kind) < inputs; s++) {
+        float own[64] = {0}, moved[64], largest;
         int32_t whole[64], most = 0;
-        for (int k = 0; k < step(kind); k++) own[k] = get(from, x, s * step(kind) + k);
+        int many = inputs - s * step(kind) < step(kind) ? GROUP : step(kind);
+        for (int k = 0; k < many; k++) own[k] = get(from, x, s * step(kind) + k);
         memcpy(whole, own, sizeof whole);
         /* without their signs, floats are in the order of their bits */
         for (int k = 0; k < step(kind); k++) {
@@ -171,7 +177,7 @@ INLINE void prepare_integers(const int kind, const int fine, const int from, con
         for (int k = 0; k < step(kind); k++) whole[k] -= magic;
         put_step(kind, whole, unit * 0x1p-15f, s, inputs, out + rest(inputs));
     }
-    for (int64_t g = inputs / GROUP; kind == INT4 && g % WIDE; g++)
+    for (int64_t g = whole_steps(inputs) / GROUP; kind == INT4 && g % WIDE; g++)
         groups_of(out, inputs)[g] = groups_of(out + rest(inputs), inputs)[g] = 0;
 }
 
@@ -258,12 +264,11 @@ INLINE void scales_of(const matrix *w, int64_t o, int64_t i, floats *scale, floa
         *scale * __builtin_convertvector((integers)(*(const words *)zero >> (int)(4 * (o % 8)) & 15), floats);
 }
 
-/* Step s of a row of w whose integers are at `from`, times M rows, added to total[M]. */
+/* A step of a row of w, whose integers are at `from`, times step s of M rows, added to total[M]. */
 INLINE void integral_step(const int kind, const int M, const char *from, int64_t s, const float *const *x,
                           int64_t inputs, floats scale, floats *total) {
     shorts value[4];
-    bits packed = *(const bits *)(from + 32 * s);
-    __builtin_prefetch(from + 32 * s + 1024); /* the processor's own stops at pages */
+    bits packed = *(const bits *)from;
     if (kind == INT8) value[0] = (shorts)(packed << 8) >> 8, value[1] = (shorts)packed >> 8;
     else {
         value[0] = (shorts)(packed & 15), value[1] = (shorts)(packed >> 4 & 15);
@@ -287,22 +292,31 @@ INLINE void integral(const int kind, const int M, const matrix *w, int64_t o, co
     int64_t steps = w->inputs / step(kind);
     floats total[MOST], scale = {0}, shift;
     for (int m = 0; m < M; m++) total[m] = (floats){0};
-    for (int64_t s = 0; s < steps; s += each) {
+    for (int64_t s = 0; s * step(kind) < w->inputs; s += each) {
         if (kind == INT4) {
             scales_of(w, o, s * step(kind), &scale, &shift);
             for (int m = 0; m < M; m++)
                 total[m] += shift * *(const floats *)(groups_of(x[m], w->inputs) + 2 * s);
         }
         words two = {0, 0, 0, 0, 1, 1, 1, 1}; /* groups of a step */
-        if (s + each <= steps)
+        if (s + each <= steps) {
 #pragma GCC unroll 8
-            for (int k = 0; k < each; k++)
-                integral_step(kind, M, from, s + k, x, w->inputs, __builtin_shuffle(scale, two + 2 * k),
-                              total);
-        else
-            for (int k = 0; k < steps - s; k++)
-                integral_step(kind, M, from, s + k, x, w->inputs, __builtin_shuffle(scale, two + 2 * k),
-                              total);
+            for (int k = 0; k < each; k++) {
+                __builtin_prefetch(from + 32 * (s + k) + 1024); /* the processor's own stops at pages */
+                integral_step(kind, M, from + 32 * (s + k), s + k, x, w->inputs,
+                              __builtin_shuffle(scale, two + 2 * k), total);
+            }
+            continue;
+        }
+        int k = 0;
+        for (; k < steps - s; k++)
+            integral_step(kind, M, from + 32 * (s + k), s + k, x, w->inputs,
+                          __builtin_shuffle(scale, two + 2 * k), total);
+        if (steps * step(kind) < w->inputs) { /* what is behind it is not of this row */
+            char half[32] = {0};
+            memcpy(half, from + 32 * steps, 16);
+            integral_step(kind, M, half, steps, x, w->inputs, __builtin_shuffle(scale, two + 2 * k), total);
+        }
     }
     for (int m = 0; m < M; m++) sums[m] = sum(total[m]);
 }
@@ -312,7 +326,7 @@ INLINE void integral_as(const int kind, const matrix *w, int64_t o, const float 
     int each = w->wide_scale ? MOST / 2 : MOST;
     for (int64_t m = 0; m < rows; m += each) {
         int many = rows - m < each ? (int)(rows - m) : each;
-        const float *own[MOST];
+        const float *own[MOST] = {NULL};
         for (int i = 0; i < many; i++) own[i] = x[m + i];
         for (int i = 0; w->wide_scale && i < many; i++) own[many + i] = x[m + i] + rest(w->inputs);
         int all = w->wide_scale ? 2 * many : many;

@@ -26,7 +26,7 @@ from torch import Tensor
 
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # kinds of numbers
 KINDS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
-STEPS = (8, 16, 32, 64)  # what the inputs of a matrix must be a multiple of, by kind
+STEPS = (8, 16, 32, 32)  # what the inputs of a matrix must be a multiple of, by kind
 OUT = 4  # and its outputs
 _SOURCE = Path(__file__).with_name("native.c")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
