@@ -37,10 +37,11 @@ class Cache:
         self.length = 0  # slots in use
         self.padded = False  # whether any written slot could belong to anything but sample 1
         self.graphs: Graphs | None = None  # of steps with this memory
-        # Tensors made in inference mode could never be written outside it.
+        # Slots that were never written are never read.  Tensors made in inference mode could never be written
+        # outside it.
         with torch.inference_mode(False):
             self.layers = [
-                tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
+                tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
                 for shapes in _shapes(config, batch, capacity)
             ]
             self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=device)

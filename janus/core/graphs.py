@@ -50,6 +50,9 @@ class Graphs:
         self._held = weights(layers, norm)  # so that nobody else gets their memory
         self._at = places(layers, norm)
         self._memory, self._segments = cache.layers, cache.segments
+        for pair in self._memory:
+            for memory in pair:
+                memory.zero_()  # a mask hides no NaN
         self._made: dict[tuple[int, int], _Graph] = {}
         self._works = True
 
