@@ -101,7 +101,9 @@ def right(line: dict[str, Any], things: list[tuple[str, str | None, Place]]) -> 
 
 
 @torch.inference_mode()
-def draw(model: Janus, texts: Sequence[str], seed: int, guidance: float, temperature: float) -> np.ndarray:
+def draw(
+    model: Janus, texts: Sequence[str], seed: int, guidance: float, temperature: float, window: int = 1
+) -> np.ndarray:
     """Codes of a picture of each text, (texts, K), with the seeds from `seed` on."""
     rows = [drawing_prompt(text, model.tokenizer, model.config.prompt) for text in texts]
     plain = [Prompt(unconditional(row, model.tokenizer)) for row in rows] if guidance != 1 else []
@@ -114,6 +116,7 @@ def draw(model: Janus, texts: Sequence[str], seed: int, guidance: float, tempera
         generators=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))],
         unconditional=plain,
         guidance=guidance if plain else None,
+        window=window,
     )
     codes: np.ndarray = torch.stack(list(steps), dim=1).numpy()
     return codes

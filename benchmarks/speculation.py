@@ -14,34 +14,14 @@ import statistics
 import time
 from collections import defaultdict
 
-import torch
-from torch import Tensor
+import numpy as np
+from drawn_codes import draw
 from tqdm import tqdm
 
 from janus import Janus
 from janus.eval.prompts import COUNTS, make_prompts
-from janus.generation import Prompt, Sampling, decode
-from janus.tokenizers.chat import drawing_prompt, unconditional
 
 SEED = 7  # of the prompts
-
-
-def draw(model: Janus, text: str, seed: int, window: int) -> Tensor:
-    """Codes of one picture, (1, tokens)."""
-    ids, own = drawing_prompt(text, model.tokenizer, model.config.prompt), model.config.drawing
-    plain = [Prompt(unconditional(ids, model.tokenizer))] if own.guidance != 1 else []
-    steps = decode(
-        model.model,
-        [Prompt(ids)],
-        kind="image",
-        new_tokens=model.config.vq.tokens,
-        sampling=Sampling(own.temperature),
-        generators=[torch.Generator().manual_seed(seed)],
-        unconditional=plain,
-        guidance=own.guidance if plain else None,
-        window=window,
-    )
-    return torch.stack(list(steps), dim=1)
 
 
 def main() -> None:
@@ -55,6 +35,7 @@ def main() -> None:
     model = Janus.from_pretrained(options.model)
     each = -(-options.pictures // len(COUNTS))
     texts = [made["prompt"] for made in make_prompts(SEED, dict.fromkeys(COUNTS, each))][: options.pictures]
+    own = model.config.drawing
     passes = 0
 
     def count(*_: object) -> None:
@@ -62,27 +43,27 @@ def main() -> None:
         passes += 1
 
     model.model.core.register_forward_hook(count)
-    draw(model, texts[0], 0, 1)  # warm
+    draw(model, texts[:1], 0, own.guidance, own.temperature)  # warm
     times: dict[int, list[float]] = defaultdict(list)
     calls: dict[int, list[int]] = defaultdict(list)
     other: dict[int, int] = defaultdict(int)
     for number, text in enumerate(tqdm(texts, disable=None)):
-        plain = draw(model, text, number, 1)
+        plain = draw(model, [text], number, own.guidance, own.temperature)
         for window in options.windows if number % 2 else options.windows[::-1]:
             passes, started = 0, time.perf_counter()
-            codes = draw(model, text, number, window)
+            codes = draw(model, [text], number, own.guidance, own.temperature, window)
             times[window].append(time.perf_counter() - started)
             calls[window].append(passes)
-            other[window] += not torch.equal(codes, plain)
+            other[window] += not np.array_equal(codes, plain)
     print("| window | passes a picture | ms a picture | times as fast | pictures with other codes |")
     print("|---|---|---|---|---|")
     base = statistics.median(times[options.windows[0]])
     for window in options.windows:
-        own = times[window]
-        shown = f"{1e3 * statistics.median(own):.0f} ({1e3 * min(own):.0f} to {1e3 * max(own):.0f})"
+        took = times[window]
+        shown = f"{1e3 * statistics.median(took):.0f} ({1e3 * min(took):.0f} to {1e3 * max(took):.0f})"
         print(
             f"| {window} | {statistics.mean(calls[window]):.1f} | {shown} | "
-            f"{base / statistics.median(own):.2f} | {other[window]} of {len(texts)} |"
+            f"{base / statistics.median(took):.2f} | {other[window]} of {len(texts)} |"
         )
 
 

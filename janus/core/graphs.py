@@ -43,10 +43,10 @@ def record(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
 
 
 class Graphs:
-    """The steps of one cache: `through` takes them by all `layers` and the norm."""
+    """The steps of one cache, by all `layers` and the norm."""
 
-    def __init__(self, through: Through, layers: Sequence[nn.Module], norm: nn.Module, cache: Cache) -> None:
-        self._through, self._modules, self._watched = through, (layers, norm), watched(layers)
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module, cache: Cache) -> None:
+        self._modules, self._watched = (layers, norm), watched(layers)
         self._held = weights(layers, norm)  # so that nobody else gets their memory
         self._at = places(layers, norm)
         self._memory, self._segments = cache.layers, cache.segments
@@ -60,9 +60,10 @@ class Graphs:
         """Whether the modules are the same, and their weights where they were."""
         return self._at == places(*self._modules)
 
-    def __call__(self, x: Tensor, positions: Tensor, length: int) -> Tensor | None:
+    def __call__(self, through: Through, x: Tensor, positions: Tensor, length: int) -> Tensor | None:
         """Embeddings (B, T, D) of slots `length` on to hidden states (B, T, D); positions (B or 1, T).
 
+        `through` is what is recorded where nothing was yet; it is not kept, as its model may keep this.
         None where the step has to be taken in another way.
         """
         tokens = x.shape[1]
@@ -71,7 +72,7 @@ class Graphs:
         seen = min(-(-(length + tokens) // BUCKET) * BUCKET, self._segments.shape[1])
         if (tokens, seen) not in self._made:
             try:
-                self._made[tokens, seen] = _Graph(self, x, positions, length, seen)
+                self._made[tokens, seen] = _Graph(self, through, x, positions, length, seen)
             except RuntimeError as error:
                 self._works = False
                 warnings.warn(f"decoding goes on without CUDA graphs: {error}", stacklevel=2)
@@ -80,7 +81,9 @@ class Graphs:
 
 
 class _Graph:
-    def __init__(self, owner: Graphs, x: Tensor, positions: Tensor, length: int, seen: int) -> None:
+    def __init__(
+        self, owner: Graphs, through: Through, x: Tensor, positions: Tensor, length: int, seen: int
+    ) -> None:
         batch, tokens, _ = x.shape
         self._x, self._positions = torch.empty_like(x), positions.new_empty(batch, tokens)
         self._slots = torch.empty(tokens, dtype=torch.long, device=x.device)
@@ -92,7 +95,7 @@ class _Graph:
             own = owner._segments.index_select(1, self._slots)  # (B, T)
             mask = slots <= self._slots[:, None]  # (T, S)
             mask = mask & (own[:, :, None] == owner._segments[:, None, :seen])
-            return owner._through(self._x, self._positions, Visibility(mask[:, None]), cache)
+            return through(self._x, self._positions, Visibility(mask[:, None]), cache)
 
         self._set(x, positions, length)
         wanted = run()

@@ -120,7 +120,7 @@ class Transformer(nn.Module):
             return out
         recorded = None
         if cache is not None and cache.graphs is not None and cache.length and not torch.is_grad_enabled():
-            recorded = cache.graphs(x, positions, cache.length)
+            recorded = cache.graphs(self._through, x, positions, cache.length)
         samples = None
         if self.training and self._moes():
             samples = number_samples(batch, tokens, segments, x.device)
@@ -160,7 +160,7 @@ class Transformer(nn.Module):
         del kept  # before there is another one
         made = Cache(self.config, batch, capacity, dtype=like.dtype, device=like.device)
         if records:
-            made.graphs = Graphs(self._through, [*self.layers], self.norm, made)
+            made.graphs = Graphs([*self.layers], self.norm, made)
         return made
 
     def keep(self, cache: Cache) -> None:
