@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from janus import Janus
-from janus.generation import Prompt, Sampling, decode
+from janus.generation import Group, Prompt, decode
+from janus.sampling import Sampling
 from janus.tokenizers.chat import drawing_prompt, unconditional
 
 PROMPTS = [
@@ -25,13 +26,15 @@ def draw(model: Janus, prompts: list[str], seeds: list[int]) -> torch.Tensor:
     ids = [drawing_prompt(text, model.tokenizer, model.config.prompt) for text in prompts]
     steps = decode(
         model.model,
-        [Prompt(row) for row in ids],
-        kind="image",
-        new_tokens=model.config.vq.tokens,
-        sampling=Sampling(),
-        generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-        unconditional=[Prompt(unconditional(row, model.tokenizer)) for row in ids],
-        guidance=5.0,
+        Group(
+            [Prompt(row) for row in ids],
+            kind="image",
+            new_tokens=model.config.vq.tokens,
+            sampling=Sampling(),
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            unconditional=[Prompt(unconditional(row, model.tokenizer)) for row in ids],
+            guidance=5.0,
+        ),
     )
     return torch.stack(list(steps), dim=1)
 

@@ -22,7 +22,8 @@ import torch
 from janus import bench, checkpoints
 from janus.config import PromptConfig
 from janus.core.quantized import Quantization
-from janus.generation import Prompt, Sampling, decode
+from janus.generation import Group, Prompt, decode
+from janus.sampling import Sampling
 from janus.tokenizers.text import train_bpe
 
 GUIDANCE = 5.0
@@ -34,13 +35,15 @@ def ours(folder: Path, steps: int) -> None:
     model = checkpoints.load(folder)[0]
     tokens = decode(
         model,
-        [Prompt(PROMPT)],
-        kind="image",
-        new_tokens=model.config.vq.tokens,
-        sampling=Sampling(),
-        generators=[torch.Generator().manual_seed(0)],
-        unconditional=[Prompt(PROMPT)],
-        guidance=GUIDANCE,
+        Group(
+            [Prompt(PROMPT)],
+            kind="image",
+            new_tokens=model.config.vq.tokens,
+            sampling=Sampling(),
+            generators=[torch.Generator().manual_seed(0)],
+            unconditional=[Prompt(PROMPT)],
+            guidance=GUIDANCE,
+        ),
     )
     for _, _ in zip(range(steps), tokens, strict=False):
         pass

@@ -33,7 +33,8 @@ from janus.data.scenes import COLOURS, NAMES, SceneMaker
 from janus.data.subjects import UNPAINTED
 from janus.eval.intervals import wilson
 from janus.eval.prompts import COUNTS, make_prompts, shows_held_out
-from janus.generation import Prompt, Sampling, decode
+from janus.generation import Group, Prompt, decode
+from janus.sampling import Sampling
 from janus.tokenizers.chat import drawing_prompt, unconditional
 
 SAME = 0.6  # of the codes of a thing that are there
@@ -109,13 +110,15 @@ def draw(
     plain = [Prompt(unconditional(row, model.tokenizer)) for row in rows] if guidance != 1 else []
     steps = decode(
         model.model,
-        [Prompt(row) for row in rows],
-        kind="image",
-        new_tokens=model.config.vq.tokens,
-        sampling=Sampling(temperature),
-        generators=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))],
-        unconditional=plain,
-        guidance=guidance if plain else None,
+        Group(
+            [Prompt(row) for row in rows],
+            kind="image",
+            new_tokens=model.config.vq.tokens,
+            sampling=Sampling(temperature),
+            generators=[torch.Generator().manual_seed(seed + i) for i in range(len(rows))],
+            unconditional=plain,
+            guidance=guidance if plain else None,
+        ),
         window=window,
     )
     codes: np.ndarray = torch.stack(list(steps), dim=1).numpy()

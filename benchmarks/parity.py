@@ -22,8 +22,9 @@ from torch import Tensor
 
 from janus import checkpoints
 from janus.config import PRESETS, PromptConfig
-from janus.generation import Kind, Prompt, Sampling, decode
+from janus.generation import Group, Kind, Prompt, decode
 from janus.model import Batch, JanusModel
+from janus.sampling import Sampling
 from janus.tokenizers.chat import unconditional
 from janus.tokenizers.text import TextTokenizer, train_bpe
 
@@ -91,13 +92,15 @@ def run_ours(
 def _greedy(model: JanusModel, prompt: Prompt, kind: Kind, plain: list[Prompt]) -> Tensor:
     tokens = decode(
         model,
-        [prompt],
-        kind=kind,
-        new_tokens=STEPS,
-        sampling=Sampling(temperature=0),
-        generators=[torch.Generator()],
-        unconditional=plain,
-        guidance=5.0 if plain else None,
+        Group(
+            [prompt],
+            kind=kind,
+            new_tokens=STEPS,
+            sampling=Sampling(temperature=0),
+            generators=[torch.Generator()],
+            unconditional=plain,
+            guidance=5.0 if plain else None,
+        ),
     )
     return torch.cat(list(tokens))
 

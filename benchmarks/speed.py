@@ -37,9 +37,10 @@ from torch import Tensor
 from janus import bench, checkpoints
 from janus.config import PRESETS, PromptConfig
 from janus.core.quantized import Quantization
-from janus.generation import Prompt, Sampling, decode
+from janus.generation import Group, Prompt, decode
 from janus.kernels import native
 from janus.model import JanusModel
+from janus.sampling import Sampling
 from janus.tokenizers.text import train_bpe
 
 GUIDANCE = 5.0
@@ -59,13 +60,15 @@ class Ours:
     def draw(self, prompt: list[int], plain: list[int], images: int, steps: int) -> None:
         tokens = decode(
             self.model,
-            [Prompt(prompt)] * images,
-            kind="image",
-            new_tokens=steps,
-            sampling=Sampling(),
-            generators=[torch.Generator().manual_seed(i) for i in range(images)],
-            unconditional=[Prompt(plain)] * images,
-            guidance=GUIDANCE,
+            Group(
+                [Prompt(prompt)] * images,
+                kind="image",
+                new_tokens=steps,
+                sampling=Sampling(),
+                generators=[torch.Generator().manual_seed(i) for i in range(images)],
+                unconditional=[Prompt(plain)] * images,
+                guidance=GUIDANCE,
+            ),
         )
         for _ in tokens:
             pass
@@ -79,7 +82,14 @@ class Ours:
     def _write(self, prompt: Prompt, steps: int) -> None:
         sampling, generators = Sampling(temperature=0), [torch.Generator()]
         tokens = decode(
-            self.model, [prompt], kind="text", new_tokens=steps, sampling=sampling, generators=generators
+            self.model,
+            Group(
+                [prompt],
+                kind="text",
+                new_tokens=steps,
+                sampling=sampling,
+                generators=generators,
+            ),
         )
         for _ in tokens:
             pass

@@ -8,9 +8,10 @@ from janus.config import JanusConfig
 
 if TYPE_CHECKING:
     from janus.api import Janus
+    from janus.requests import Drawing, Question
 
 __version__ = "0.1.0"
-__all__ = ["Janus", "JanusConfig", "__version__"]
+__all__ = ["Drawing", "Janus", "JanusConfig", "Question", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from janus.api import Janus
 
         return Janus
+    if name in ("Drawing", "Question"):
+        from janus import requests
+
+        return getattr(requests, name)
     raise AttributeError(f"module 'janus' has no attribute {name!r}")

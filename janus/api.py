@@ -13,13 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from janus import checkpoints, memory
+from janus.background import Background
 from janus.checkpoints import adapters
 from janus.config import JanusConfig
 from janus.core.quantized import Quantization
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
-from janus.generation import Prompt, Sampling, decode, score
+from janus.generation import Prompt, decode, score
 from janus.model import JanusModel
 from janus.previews import Previews
+from janus.requests import Drawing, Job, Question, Way, group, tokens_of
+from janus.sampling import Sampling
 from janus.tokenizers.chat import (
     Message,
     answer_ids,
@@ -209,39 +212,31 @@ class Janus:
         seed: int | None,
     ) -> Iterator[tuple[int, str]]:
         """Every request is checked here; the iterator that comes back yields (row, piece of text)."""
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
         prompts = [self._question(conversation) for conversation in conversations]
-        longest = max((len(prompt.ids) for prompt in prompts), default=0)
-        # an answer may end where the context does; a prompt that leaves no room is refused by `decode`
-        room = max(1, min(max_tokens, self.config.core.max_positions - longest))
-        if longest + room > self.config.core.max_positions:
-            raise ValueError(
-                f"the conversation takes {longest} tokens, the context holds "
-                f"{self.config.core.max_positions}; shorten it or give fewer pictures"
-            )
-        return self._decode_text(prompts, room, sampling, _seed(seed))
+        way = self._to_write(prompts, max_tokens, sampling)
+        seeds = [_seed(seed)]
+        return self._decode_text([Job(way, prompt, seeds) for prompt in prompts])
 
-    def _decode_text(
-        self, prompts: Sequence[Prompt], new_tokens: int, sampling: Sampling, seed: int
-    ) -> Iterator[tuple[int, str]]:
-        if not prompts:
+    def _to_write(self, prompts: Sequence[Prompt], max_tokens: int, sampling: Sampling) -> Way:
+        """Answers end where the context does.  Raises ValueError where it has no room for one."""
+        _positive(max_tokens=max_tokens)
+        longest, context = max((len(p.ids) for p in prompts), default=0), self.config.core.max_positions
+        if longest + 1 > context:
+            raise ValueError(
+                f"the conversation takes {longest} tokens, the context holds {context}; "
+                "shorten it or give fewer pictures"
+            )
+        return Way("text", min(max_tokens, context - longest), sampling, stop_id=self.tokenizer.eos_id)
+
+    def _decode_text(self, jobs: Sequence[Job]) -> Iterator[tuple[int, str]]:
+        if not jobs:
             return
-        tokenizer = self.tokenizer
-        streams = [tokenizer.stream() for _ in prompts]
-        stopped = [False] * len(prompts)
-        tokens = decode(
-            self.model,
-            prompts,
-            kind="text",
-            new_tokens=new_tokens,
-            sampling=sampling,
-            generators=[torch.Generator().manual_seed(seed) for _ in prompts],
-            stop_id=tokenizer.eos_id,
-        )
-        for step in tokens:
+        end = self.tokenizer.eos_id
+        streams = [self.tokenizer.stream() for _ in jobs]
+        stopped = [False] * len(jobs)
+        for step in decode(self.model, group(jobs)):
             for row, token in enumerate(step.tolist()):
-                stopped[row] = stopped[row] or token == tokenizer.eos_id
+                stopped[row] = stopped[row] or token == end
                 if not stopped[row]:
                     yield row, streams[row].push(token)
         for row, stream in enumerate(streams):
@@ -290,10 +285,10 @@ class Janus:
         Each picture's `info` holds its prompt, seed and settings.  `guidance` (1 is none) and
         `temperature` default to the checkpoint's own, 5 and 1 for the official ones.  At most
         `batch_size` pictures are drawn at once, "auto" as many as memory holds, up to 64; where that was too
-        much, half as many, and so on.  `window` is how many codes of a picture are guessed and
-        checked in one pass at most (see `janus.generation.decode`); 1 is none, and without it there are
-        4 for all pictures of a batch together.  `on_step(done, total)` is called with the number of
-        image tokens drawn, `on_preview(pictures)` now and then with those being drawn, in grey what is not
+        much, half as many, and so on.  `window` is how many codes of a picture are guessed and checked in one
+        pass at most (see `janus.generation.decode_together`); 1 is none, and without it there are 4 for all
+        pictures of a batch together.  `on_step(done, total)` is called with the number of image tokens
+        drawn, `on_preview(pictures)` now and then with those being drawn, in grey what is not
         there yet; that takes a twentieth of the time at most.  `size` is there to be checked: the weights
         draw pictures of one size.
 
@@ -301,68 +296,105 @@ class Janus:
         where memory does not hold even one picture.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        for name, value in (("n", n), ("batch_size", batch_size), ("window", window)):
-            if value is not None and value != "auto" and (isinstance(value, str) or value < 1):
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        _positive(n=n, batch_size=batch_size, window=window)
         if size is not None and size != self.config.vq.image_size:
             raise ValueError(
                 f"these weights draw {self.config.vq.image_size}x{self.config.vq.image_size} pixels, "
                 f"not {size}x{size}; draw at their size and scale the picture"
             )
-        guidance = self.config.drawing.guidance if guidance is None else guidance
-        temperature = self.config.drawing.temperature if temperature is None else temperature
-        sampling = Sampling(temperature, top_k, top_p)
-        settings = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        ids = [drawing_prompt(text, self.tokenizer, self.config.prompt) for text in prompts]
-        jobs = [(row, first + j) for row, first in enumerate(_seeds(seed, len(prompts))) for j in range(n)]
-        pictures: list[list[Image.Image]] = [[] for _ in prompts]
+        way = self._to_draw(guidance, temperature, top_k, top_p)
+        jobs = [
+            self._drawing(text, [first + j], way)
+            for text, first in zip(prompts, _seeds(seed, len(prompts)), strict=True)
+            for j in range(n)
+        ]
         device, tokens = self.model.device, self.config.vq.tokens
         if batch_size == "auto":
-            longest = max(map(len, ids), default=0)
-            kept = self.model.core.kept_bytes
-            batch_size = memory.fitting(self.config, longest, guidance != 1, self.model.dtype, device, kept)
+            longest = max((len(job.prompt.ids) for job in jobs), default=0)
+            kept, guided = self.model.core.kept_bytes, way.guidance is not None
+            batch_size = memory.fitting(self.config, longest, guided, self.model.dtype, device, kept)
 
-        def draw(some: Sequence[tuple[int, int]], before: int) -> list[Image.Image]:
-            rows, own_seeds = [ids[row] for row, _ in some], [own for _, own in some]
-            wide = max(1, WINDOW // len(some)) if window is None else window
-            codes: list[Tensor] = []
-            previews = None
-            if on_preview is not None:
-                previews = Previews(on_preview, self.decode_images, self.config.vq.grid)
-            for step in self._decode_codes(rows, own_seeds, sampling, guidance, wide):
-                codes.append(step)
-                if on_step is not None:
-                    on_step(before * tokens + len(codes) * len(some), len(jobs) * tokens)
-                if previews is not None:
-                    previews.offer(codes)
-            return self.decode_images(torch.stack(codes, dim=1))
+        with Background(device) as background:
 
-        drawn = memory.in_batches(jobs, batch_size, draw, device)
-        for picture, (row, own_seed) in zip(drawn, jobs, strict=True):
-            picture.info.update(prompt=prompts[row], seed=own_seed, **settings)
-            pictures[row].append(picture)
+            def draw(some: Sequence[Job], before: int) -> list[tuple[Callable[[], list[Image.Image]], int]]:
+                wide = max(1, WINDOW // len(some)) if window is None else window
+                codes: list[Tensor] = []
+                previews = None
+                if on_preview is not None:
+                    previews = Previews(on_preview, self.decode_images, self.config.vq.grid)
+                for step in decode(self.model, group(some), window=wide):
+                    codes.append(step)
+                    if on_step is not None:
+                        on_step(before * tokens + len(codes) * len(some), len(jobs) * tokens)
+                    if previews is not None:
+                        previews.offer(codes)
+                made = background.start(self.decode_images, torch.stack(codes, dim=1))
+                return [(made, place) for place in range(len(some))]
+
+            drawn = [made()[place] for made, place in memory.in_batches(jobs, batch_size, draw, device)]
+        pictures = [drawn[first : first + n] for first in range(0, len(drawn), n)]
+        for place, picture in enumerate(drawn):
+            _label(picture, prompts[place // n], jobs[place].seeds[0], way)
         return pictures[0] if isinstance(prompt, str) else pictures
 
-    def _decode_codes(
+    def _to_draw(self, guidance: float | None, temperature: float | None, top_k: int, top_p: float) -> Way:
+        """With the checkpoint's own settings where none are given."""
+        own = self.config.drawing
+        sampling = Sampling(own.temperature if temperature is None else temperature, top_k, top_p)
+        guidance = own.guidance if guidance is None else guidance
+        return Way("image", self.config.vq.tokens, sampling, None if guidance == 1 else guidance)
+
+    def _drawing(self, prompt: str, seeds: Sequence[int], way: Way) -> Job:
+        ids = drawing_prompt(prompt, self.tokenizer, self.config.prompt)
+        plain = None if way.guidance is None else Prompt(unconditional(ids, self.tokenizer))
+        return Job(way, Prompt(ids), seeds, plain)
+
+    # -- both in one batch --------------------------------------------------------------------
+
+    def batch(
         self,
-        ids: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        sampling: Sampling,
-        guidance: float,
-        window: int,
-    ) -> Iterator[Tensor]:
-        plain = [] if guidance == 1 else [Prompt(unconditional(row, self.tokenizer)) for row in ids]
-        return decode(
-            self.model,
-            [Prompt(row) for row in ids],
-            kind="image",
-            new_tokens=self.config.vq.tokens,
-            sampling=sampling,
-            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-            unconditional=plain,
-            guidance=guidance if plain else None,
-            window=window,
-        )
+        requests: Sequence[Question | Drawing],
+        *,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[str | list[Image.Image]]:
+        """Answer questions and draw pictures together: an answer for each `Question`, pictures for each
+        `Drawing`, the same ones as alone.
+
+        All share every step, for which the weights are read once; where memory does not hold them at once,
+        the first half goes first, and so on.  `on_step(steps, most)` is called after each step of the
+        requests in work, with the most that they may need.
+
+        Raises ValueError as `chat` and `generate_images` do, before any work.
+        """
+        jobs = [self._job(request) for request in requests]
+
+        def work(some: Sequence[Job], before: int) -> list[str | list[Image.Image]]:
+            return [
+                self._words(tokens[0].tolist()) if job.way.kind == "text" else self.decode_images(tokens)
+                for job, tokens in zip(some, tokens_of(self.model, some, on_step), strict=True)
+            ]
+
+        made = memory.in_batches(jobs, len(jobs), work, self.model.device)
+        for request, job, result in zip(requests, jobs, made, strict=True):
+            if isinstance(request, Drawing) and not isinstance(result, str):
+                for picture, seed in zip(result, job.seeds, strict=True):
+                    _label(picture, request.prompt, seed, job.way)
+        return made
+
+    def _job(self, request: Question | Drawing) -> Job:
+        seed = _seed(request.seed)
+        if isinstance(request, Drawing):
+            _positive(n=request.n)
+            way = self._to_draw(request.guidance, request.temperature, request.top_k, request.top_p)
+            return self._drawing(request.prompt, [seed + j for j in range(request.n)], way)
+        question = self._question(_conversation(request.prompt, request.images))
+        sampling = Sampling(request.temperature, top_p=request.top_p)
+        return Job(self._to_write([question], request.max_tokens, sampling), question, [seed])
+
+    def _words(self, tokens: list[int]) -> str:
+        """Those before the end of sentence."""
+        end = self.tokenizer.eos_id
+        return self.tokenizer.decode(tokens[: tokens.index(end)] if end in tokens else tokens).strip()
 
     # -- the token level ----------------------------------------------------------------------
 
@@ -437,6 +469,17 @@ def _conversation(prompt: str | Sequence[Message], images: Sequence[ImageSource]
     if images:
         raise ValueError("with a list of turns, give the images inside the turns: {'images': [...]}")
     return prompt
+
+
+def _label(picture: Image.Image, prompt: str, seed: int, way: Way) -> None:
+    guidance = 1.0 if way.guidance is None else way.guidance
+    picture.info.update(prompt=prompt, seed=seed, guidance=guidance, **dataclasses.asdict(way.sampling))
+
+
+def _positive(**numbers: int | str | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value != "auto" and (isinstance(value, str) or value < 1):
+            raise ValueError(f"{name} must be at least 1, not {value}")
 
 
 def _strip(pieces: Iterator[str]) -> Iterator[str]:

@@ -25,8 +25,9 @@ from janus.checkpoints.layouts import on_meta
 from janus.config import PRESETS
 from janus.core.cache import Cache
 from janus.core.quantized import Quantization
-from janus.generation import Kind, Prompt, Sampling, decode
+from janus.generation import Group, Kind, Prompt, decode
 from janus.model import JanusModel
+from janus.sampling import Sampling
 
 GUIDANCE = 5.0  # the official one: two rows for each picture
 PROMPT = 24  # tokens before a picture
@@ -165,13 +166,15 @@ def _pace(
     guided = kind == "image"
     tokens = decode(
         model,
-        prompts,
-        kind=kind,
-        new_tokens=_WARM_UP + steps + 1,
-        sampling=Sampling(),
-        generators=[torch.Generator().manual_seed(row) for row in range(count)],
-        unconditional=prompts if guided else (),
-        guidance=GUIDANCE if guided else None,
+        Group(
+            prompts,
+            kind=kind,
+            new_tokens=_WARM_UP + steps + 1,
+            sampling=Sampling(),
+            generators=[torch.Generator().manual_seed(row) for row in range(count)],
+            unconditional=prompts if guided else (),
+            guidance=GUIDANCE if guided else None,
+        ),
     )
     times = []
     for done, _ in enumerate(tokens):  # the first one is that of the prompt

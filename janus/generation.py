@@ -16,25 +16,9 @@ from torch import Tensor
 
 from janus.core.cache import Cache
 from janus.model import JanusModel
+from janus.sampling import Dice, Sampling, guide
 
 Kind = Literal["text", "image"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is drawn from its logits.  The defaults are the official ones for pictures."""
-
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # only the k likeliest tokens; 0: all
-    top_p: float = 1.0  # only the likeliest tokens whose probabilities reach p together; 1: all
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (all tokens) or more, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +28,20 @@ class Prompt:
     ids: Sequence[int]
     pixels: Tensor | None = None  # (N, 3, S, S)
     image_id: int = -1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Requests whose tokens are of one kind and drawn in one way."""
+
+    prompts: Sequence[Prompt]  # B
+    kind: Kind
+    new_tokens: int  # at most
+    sampling: Sampling
+    generators: Sequence[torch.Generator]  # one for each request
+    unconditional: Sequence[Prompt] = ()  # with guidance, each request's unguided counterpart
+    guidance: float | None = None
+    stop_id: int | None = None
 
 
 @dataclass
@@ -95,156 +93,185 @@ def _rows(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int) -> _Row
     return _Rows(x, positions.to(device), segments.to(device) if padded else None)
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance on float32 logits: (2B, ..., V), wanted half first, to (B, ..., V).
-
-    `unconditional + guidance * (conditional - unconditional)`, the official generation_inference.py.
-    """
-    wanted, plain = logits.float().chunk(2)
-    return plain + guidance * (wanted - plain)
-
-
-def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits (..., V) over the temperature, with what top_k and top_p leave out at minus infinity."""
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
-        logits = logits.masked_fill(drop, -torch.inf)
-    return logits
-
-
-class Dice:
-    """The chance in sampling: for each request and each place of its tokens a noise that depends on nothing
-    but the request's own generator.
-
-    The Gumbel-max rule: the token is where logits and noise together are largest.  That draws from the
-    softmax, and the same token comes out however often, and beside whatever else, a place is looked at.
-    """
-
-    def __init__(self, sampling: Sampling, generators: Sequence[torch.Generator]) -> None:
-        self.sampling, self.generators = sampling, generators
-        self._first = 0  # place of the first noise that is kept
-        self._noise: list[Tensor] = []  # (B, V) of each place from there on
-
-    def throw(self, logits: Tensor, place: int) -> Tensor:
-        """Float32 logits (B, n, V) of the places from `place` on, to tokens (B, n).
-
-        Places before it are not asked for again.
-        """
-        if self.sampling.temperature == 0:
-            return logits.argmax(-1)
-        del self._noise[: place - self._first]
-        self._first = place
-        while len(self._noise) < logits.shape[1]:
-            drawn = [torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators]
-            # a zero, which some platforms draw, would always win
-            noise = torch.stack(drawn).clamp_(min=1e-9).log_()
-            if logits.is_cuda:  # so that nobody waits for its way there
-                noise = noise.pin_memory()
-            self._noise.append(noise.to(logits.device, non_blocking=True))
-        noise = torch.stack(self._noise[: logits.shape[1]], dim=1)
-        return (keep_likely(logits, self.sampling) - noise).argmax(-1)
-
-
 @torch.inference_mode()
-def _prefill(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int) -> tuple[Cache, Tensor, Tensor]:
-    """The prompts through the core, each different one once: cache, last hidden states (R, D), next
-    positions (R, 1)."""
-    different = {(tuple(p.ids), id(p.pixels)): p for p in prompts}
-    rows = _rows(model, list(different.values()), new_tokens)
-    batch, length, _ = rows.x.shape
-    shared = batch < len(prompts)
-    capacity = length + new_tokens
-    if shared:
-        cache = Cache(model.config.core, batch, length, dtype=rows.x.dtype, device=rows.x.device)
-    else:
-        cache = model.core.cache(batch, capacity)
-    hidden = model.core(rows.x, rows.positions, rows.segments, cache)[:, -1]
-    positions = rows.positions[:, -1:] + 1
-    if shared:
+def _prefill(model: JanusModel, groups: Sequence[Group]) -> tuple[Cache, list[Tensor], Tensor]:
+    """The prompts through the core, each different one of a group once: cache, last hidden states (R, D) of
+    each group, next positions (R, 1) of all."""
+    # Each group is padded by itself: an answer's long prompt with pictures costs no picture's short one.
+    read: list[tuple[Cache, list[int]]] = []
+    hidden, positions = [], []
+    for group in groups:
+        prompts = [*group.prompts, *group.unconditional]
+        different = {(tuple(p.ids), id(p.pixels)): p for p in prompts}
+        rows = _rows(model, list(different.values()), group.new_tokens)
+        batch, length, _ = rows.x.shape
+        if len(groups) == 1 and batch == len(prompts):
+            cache = model.core.cache(batch, length + group.new_tokens)
+        else:
+            cache = Cache(model.config.core, batch, length, dtype=rows.x.dtype, device=rows.x.device)
+        last = model.core(rows.x, rows.positions, rows.segments, cache)[:, -1]
+        after = rows.positions[:, -1:] + 1
+        if len(groups) == 1 and batch == len(prompts):
+            return cache, [last], after
         places = {key: place for place, key in enumerate(different)}
         index = [places[tuple(p.ids), id(p.pixels)] for p in prompts]
-        short, cache = cache, model.core.cache(len(prompts), capacity)
-        short.spread(index, cache)
-        hidden, positions = hidden[index], positions[index]
-    return cache, hidden, positions
+        read.append((cache, index))
+        hidden.append(last[index])
+        positions.append(after[index])
+    slots = max(cache.length for cache, _ in read) + max(group.new_tokens for group in groups)
+    together = model.core.cache(sum(len(index) for _, index in read), slots)
+    together.gather(read)
+    return together, hidden, torch.cat(positions)
 
 
-@torch.inference_mode()
-def _decode_some(model: JanusModel, kind: Kind, tokens: Tensor, positions: Tensor, cache: Cache) -> Tensor:
-    """Tokens (R, n) from positions (R, 1) on through the core: hidden states (R, n, D)."""
-    embed = model.embed_text if kind == "text" else model.embed_codes
-    along = torch.arange(tokens.shape[1], device=tokens.device)
-    return model.core(embed(tokens), positions + along, cache=cache)
+class _Going:
+    """A group on its way: its tokens so far, and which of its requests are still in the core."""
+
+    def __init__(self, group: Group, device: torch.device) -> None:
+        self.group = group
+        self.dice = Dice(group.sampling, group.generators)
+        count = len(group.prompts)
+        self.tokens = torch.zeros(count, group.new_tokens, dtype=torch.long, device=device)
+        self.stopped = torch.zeros(count, dtype=torch.bool, device=device)
+        self.rows: list[int] | None = [*range(count)]  # None: it has ended
+        self._own: slice | Tensor = slice(None)  # the same, as an index
+
+    @property
+    def height(self) -> int:
+        """Rows in the core."""
+        return 0 if self.rows is None else len(self.rows) * (1 if self.group.guidance is None else 2)
+
+    def given(self, first: int, end: int) -> Tensor:
+        """Tokens (R, n) of the places from `first` to `end` for the core."""
+        tokens = self.tokens[self._own, first:end]
+        return tokens if self.group.guidance is None else tokens.repeat(2, 1)
+
+    def put(self, place: int, tokens: Tensor) -> None:
+        self.tokens[self._own, place : place + tokens.shape[1]] = tokens
+
+    @torch.inference_mode()
+    def choose(self, model: JanusModel, hidden: Tensor, place: int) -> Tensor:
+        """Hidden states (R, n, D) to the tokens of the places from `place` on, one row for each request."""
+        image = self.group.kind == "image"
+        logits = model.image_logits(hidden) if image else model.text_logits(hidden)
+        guidance = self.group.guidance
+        return self.dice.throw(logits.float() if guidance is None else guide(logits, guidance), place)
+
+    def tell(self, place: int) -> Tensor | None:
+        """The tokens (B,) of a place; None after the end."""
+        if self.rows is None:
+            return None
+        stop = self.group.stop_id
+        if stop is not None:
+            self.tokens[:, place] = self.tokens[:, place].masked_fill(self.stopped, stop)
+            self.stopped |= self.tokens[:, place] == stop
+        return self.tokens[:, place]
+
+    def leave(self, known: int) -> list[int] | None:
+        """With `known` tokens told, the rows of the core to go on with, of those here; None: all of them.
+
+        Requests that have stopped leave once they are half of those that are in the core.
+        """
+        assert self.rows is not None
+        count, left = len(self.rows), self.rows
+        if self.group.stop_id is not None:
+            stopped = self.stopped.tolist()
+            left = [row for row in self.rows if not stopped[row]]
+        if known == self.group.new_tokens or not left:
+            self.rows = None
+            return []
+        if 2 * len(left) > count:
+            return None
+        kept = [self.rows.index(row) for row in left]
+        self.rows, self._own = left, torch.tensor(left, device=self.tokens.device)
+        self.dice.keep(kept)
+        return kept if self.group.guidance is None else [*kept, *(count + place for place in kept)]
 
 
-@torch.inference_mode()
-def _choose(
-    model: JanusModel, kind: Kind, hidden: Tensor, guidance: float | None, dice: Dice, place: int
-) -> Tensor:
-    """Hidden states (R, n, D) to the tokens (B, n) of the places from `place` on."""
-    logits = model.text_logits(hidden) if kind == "text" else model.image_logits(hidden)
-    return dice.throw(logits.float() if guidance is None else guide(logits, guidance), place)
+def decode_together(
+    model: JanusModel, groups: Sequence[Group], *, window: int = 1
+) -> Iterator[list[Tensor | None]]:
+    """Yield the next tokens of every group, (B,) long each, until all have ended; None for one that has.
 
+    Questions and pictures may be mixed: they share every step of the core, which reads its weights once for
+    all of them.  A request that drew its group's `stop_id` yields it for as long as others of its group go
+    on.  Raises ValueError where a prompt and its new tokens exceed the context.
 
-def decode(
-    model: JanusModel,
-    prompts: Sequence[Prompt],
-    *,
-    kind: Kind,
-    new_tokens: int,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-    unconditional: Sequence[Prompt] = (),
-    guidance: float | None = None,
-    stop_id: int | None = None,
-    window: int = 1,
-) -> Iterator[Tensor]:
-    """Yield the next token of every request, (B,) long, until `new_tokens` or all have stopped.
-
-    With `guidance`, `unconditional` holds each request's unguided counterpart.  A request that drew
-    `stop_id` yields it for as long as others go on.  Raises ValueError where a prompt and its new
-    tokens exceed the context.
-
-    With a `window` above 1, of pictures, up to so many codes are looked at in one pass: all but the first
-    follow guesses, and as many as were guessed right stand.  A guess is what came out there the last time,
-    or the code above (Jacobi iteration, arXiv 2410.01699, but with the noise of each place held fixed, so
-    that the codes are those of a window of 1 up to rounding, and not only equally likely).
+    With a `window` above 1, of a group of pictures that is alone, up to so many codes are looked at in one
+    pass: all but the first follow guesses, and as many as were guessed right stand.  A guess is what came
+    out there the last time, or the code above (Jacobi iteration, arXiv 2410.01699, but with the noise of
+    each place held fixed, so that the codes are those of a window of 1 up to rounding, and not only equally
+    likely).
     """
-    cache, hidden, positions = _prefill(model, [*prompts, *unconditional], new_tokens)
-    start, count = cache.length, len(prompts)
-    dice = Dice(sampling, generators)
-    tokens = torch.zeros(count, new_tokens, dtype=torch.long, device=hidden.device)
-    tokens[:, :1] = _choose(model, kind, hidden[:, None], guidance, dice, 0)
-    stopped = torch.zeros(count, dtype=torch.bool, device=hidden.device)
+    cache, hidden, positions = _prefill(model, groups)
+    start = cache.length
+    every = [_Going(group, model.device) for group in groups]
+    for one, last in zip(every, hidden, strict=True):
+        one.put(0, one.choose(model, last[:, None], 0))
     known, fresh, guessed = 0, 1, 1  # tokens that were yielded, that now can be, and with guesses behind them
     while True:
         for place in range(known, known + fresh):
-            if stop_id is not None:
-                tokens[:, place] = tokens[:, place].masked_fill(stopped, stop_id)
-                stopped |= tokens[:, place] == stop_id
-            yield tokens[:, place]
+            yield [one.tell(place) for one in every]
         known += fresh
-        if known == new_tokens or (stop_id is not None and bool(stopped.all())):
+        cache, positions = _narrow(model, cache, positions, [one for one in every if one.rows], known)
+        going = [one for one in every if one.rows]
+        if not going:
             model.core.keep(cache)
             return
-        wide = min(window, new_tokens - known, 1 + 2 * fresh)  # as far as guesses have been worth it
-        for place in range(guessed, known + wide - 1):
-            tokens[:, place] = tokens[:, max(place - model.config.vq.grid, 0)]
-        given = tokens[:, known - 1 : known + wide - 1]
-        both = given if guidance is None else given.repeat(2, 1)
-        hidden = _decode_some(model, kind, both, positions + known - 1, cache)
-        new = _choose(model, kind, hidden, guidance, dice, known)
+        wide = 1
+        if len(going) == 1 and going[0].group.kind == "image":  # as far as guesses have been worth it
+            wide = min(window, going[0].group.new_tokens - known, 1 + 2 * fresh)
+            for place in range(guessed, known + wide - 1):
+                tokens = going[0].tokens
+                tokens[:, place] = tokens[:, max(place - model.config.vq.grid, 0)]
+        hidden = _step(model, going, positions, cache, known, wide)
         fresh, guessed = 1, known + wide
-        if wide > 1:
-            fresh += int((new[:, :-1] == given[:, 1:]).all(0).long().cumprod(0).sum())
-        tokens[:, known : known + wide] = new
+        for one, own in zip(going, hidden, strict=True):
+            new = one.choose(model, own, known)
+            if wide > 1:
+                right = new[:, :-1] == one.tokens[:, known : known + wide - 1]
+                fresh += int(right.all(0).long().cumprod(0).sum())
+            one.put(known, new)
         cache.back_to(start + known + fresh - 1)
+
+
+def _narrow(
+    model: JanusModel, cache: Cache, positions: Tensor, going: Sequence[_Going], known: int
+) -> tuple[Cache, Tensor]:
+    """Without the rows of requests that need no more tokens, where it is worth copying the others."""
+    rows: list[int] = []
+    before = 0
+    for one in going:
+        height = one.height
+        kept = one.leave(known)
+        rows += range(before, before + height) if kept is None else (before + row for row in kept)
+        before += height
+    if len(rows) in (0, before):
+        return cache, positions
+    narrow = model.core.cache(len(rows), cache.capacity)
+    narrow.gather([(cache, rows)])
+    return narrow, positions[rows]
+
+
+@torch.inference_mode()
+def _step(
+    model: JanusModel, going: Sequence[_Going], positions: Tensor, cache: Cache, known: int, wide: int
+) -> list[Tensor]:
+    """The last `wide` tokens of those `known` through the core: hidden states (R, wide, D) of each group."""
+    x = []
+    for one in going:
+        embed = model.embed_text if one.group.kind == "text" else model.embed_codes
+        x.append(embed(one.given(known - 1, known + wide - 1)))
+    along = torch.arange(known - 1, known + wide - 1, device=positions.device)
+    hidden = model.core(x[0] if len(x) == 1 else torch.cat(x), positions + along, cache=cache)
+    return list(hidden.split([one.height for one in going]))
+
+
+def decode(model: JanusModel, group: Group, *, window: int = 1) -> Iterator[Tensor]:
+    """`decode_together` of one group: its tokens, (B,) long."""
+    for (tokens,) in decode_together(model, [group], window=window):
+        assert tokens is not None
+        yield tokens
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus import Janus
+from janus import Drawing, Janus, Question
 from janus.config import PRESETS
 from janus.tokenizers.chat import Message, understanding_prompt
 
@@ -38,6 +38,43 @@ def test_streams_and_batches_give_the_same_answer(janus: Janus, picture: Image.I
     together = janus.chat_batch(questions, images, max_tokens=12, temperature=1.0, seed=3)
     for question, own, answer in zip(questions, images, together, strict=True):
         assert janus.chat(question, own, max_tokens=12, temperature=1.0, seed=3) == answer
+
+
+def test_questions_and_drawings_together_come_out_as_alone(janus: Janus, picture: Image.Image) -> None:
+    seen: list[tuple[int, int]] = []
+    made = janus.batch(
+        [
+            Question("What is it?", [picture], max_tokens=12, temperature=1.0, seed=3),
+            Drawing("a red apple", n=2, seed=5),
+            Question("Hi", max_tokens=30),
+            Drawing("a cup", seed=6, guidance=1.0, temperature=0.5),
+            Question("And now a much longer question?", [picture, picture], max_tokens=12, temperature=1.0),
+        ],
+        on_step=lambda *step: seen.append(step),
+    )
+    answer, apples, greeting, cups, last = made
+    assert answer == janus.chat("What is it?", [picture], max_tokens=12, temperature=1.0, seed=3)
+    assert greeting == janus.chat("Hi", max_tokens=30)
+    assert isinstance(last, str)
+    assert isinstance(apples, list)
+    assert isinstance(cups, list)
+    for got, wanted in (
+        (apples, janus.generate_images("a red apple", n=2, seed=5)),
+        (cups, janus.generate_images("a cup", seed=6, guidance=1.0, temperature=0.5)),
+    ):
+        assert [p.info for p in got] == [p.info for p in wanted]
+        assert [p.tobytes() for p in got] == [p.tobytes() for p in wanted]
+    assert seen == [(step, 30) for step in range(1, len(seen) + 1)]
+    assert len(seen) <= 30
+    assert janus.batch([]) == []
+    for wrong, words in (
+        (Drawing("a cup", n=0), "n must be at least 1, not 0"),
+        (Question("Hi", max_tokens=0), "max_tokens must be at least 1, not 0"),
+        (Question(" "), "empty"),
+        (Drawing("a cup", seed=-1), "seed must be from 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            janus.batch([Drawing("a cup"), wrong])
 
 
 def test_turns_and_pictures_change_the_answer(janus: Janus, picture: Image.Image) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from janus.generation import Dice, Kind, Prompt, Sampling, decode, guide, keep_likely, score
+from janus.generation import Group, Kind, Prompt, decode, decode_together, score
 from janus.model import Batch, JanusModel
+from janus.sampling import Dice, Sampling, guide, keep_likely
 
 PRESETS = ["tiny", "tiny-v2", "tiny-v3"]
 IMAGE_ID = 7
@@ -46,13 +47,15 @@ def _generate(
 ) -> torch.Tensor:
     tokens = decode(
         model,
-        prompts,
-        kind=kind,
-        new_tokens=steps,
-        sampling=sampling,
-        generators=[torch.Generator().manual_seed(s) for s in seeds or range(len(prompts))],
-        unconditional=[] if guidance is None else _plain(prompts),
-        guidance=guidance,
+        Group(
+            prompts,
+            kind=kind,
+            new_tokens=steps,
+            sampling=sampling,
+            generators=[torch.Generator().manual_seed(s) for s in seeds or range(len(prompts))],
+            unconditional=[] if guidance is None else _plain(prompts),
+            guidance=guidance,
+        ),
         window=window,
     )
     return torch.stack(list(tokens), dim=1)
@@ -100,17 +103,13 @@ def test_a_repeated_prompt_is_read_once_and_gives_what_it_gives_alone(
     one, other, same = _prompts(model, [9, 4, 9], images=[0, 2] if kind == "text" else [])
     same = dataclasses.replace(same, ids=one.ids)  # the same words about another picture
     prompts, seeds = [one, other, one, same, other], [11, 12, 13, 14, 15]
-    rows = []
-    forward = model.core.forward
-
-    def counted(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
-        rows.append(len(x))
-        return forward(x, *arguments, **more)
-
-    monkeypatch.setattr(model.core, "forward", counted)
+    monkeypatch.setattr(model.core, "forward", counted := _Counted(model.core.forward))
     together = _generate(model, prompts, kind, 12, seeds=seeds, guidance=guidance)
     different = 3 if kind == "text" else 2
-    assert rows == [different if guidance is None else 2 * different, *[5 if guidance is None else 10] * 11]
+    assert counted.rows == [
+        different if guidance is None else 2 * different,
+        *[5 if guidance is None else 10] * 11,
+    ]
     for row, prompt in enumerate(prompts):
         alone = _generate(model, [prompt], kind, 12, seeds=[seeds[row]], guidance=guidance)
         assert torch.equal(together[row], alone[0])
@@ -138,17 +137,109 @@ def test_right_guesses_save_passes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) 
         last = model.gen_aligner.layers[-1]
         assert isinstance(last, torch.nn.Linear)
         last.weight.zero_()
-    passes = []
-    forward = model.core.forward
-
-    def counted(x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
-        passes.append(x.shape[1])
-        return forward(x, *arguments, **more)
-
-    monkeypatch.setattr(model.core, "forward", counted)
+    monkeypatch.setattr(model.core, "forward", counted := _Counted(model.core.forward))
     _generate(model, _prompts(model, [6]), "image", 16, window=8)
+    passes = [tokens for _, tokens in counted.shapes]
     assert sum(passes[1:]) >= 15
     assert len(passes) <= 9  # of 16
+
+
+def _mixed(model: JanusModel, stop: int | None = None) -> list[Group]:
+    """Pictures with and without guidance, and answers about a picture and without one, of unequal length."""
+    first, second, third = (_prompts(model, lengths) for lengths in ([4, 9], [12], [7]))
+    asked = _prompts(model, [19, 5, 8], images=[2])
+    ways: list[tuple[list[Prompt], Kind, int, Sampling, float | None]] = [
+        (first, "image", 16, Sampling(), 5.0),
+        (asked, "text", 24, Sampling(temperature=0), None),
+        (second, "image", 16, Sampling(0.7, 50), None),
+        (third, "text", 6, Sampling(0.9, top_p=0.8), None),
+    ]
+    return [
+        Group(
+            prompts,
+            kind=kind,
+            new_tokens=count,
+            sampling=sampling,
+            generators=[torch.Generator().manual_seed(40 + row) for row in range(len(prompts))],
+            unconditional=[] if guidance is None else _plain(prompts),
+            guidance=guidance,
+            stop_id=stop if kind == "text" and count == 24 else None,
+        )
+        for prompts, kind, count, sampling, guidance in ways
+    ]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_groups_of_all_kinds_give_together_what_each_gives_alone(
+    tiny: Tiny, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(preset)
+    greedy = torch.stack(list(decode(model, _mixed(model)[1])), dim=1)
+    stop = int(greedy[0, 3])  # where one answer ends early, and maybe others
+    alone = [torch.stack(list(decode(model, group)), dim=1) for group in _mixed(model, stop)]
+    _spoil_unwritten_memory(monkeypatch)
+    told = list(decode_together(model, _mixed(model, stop)))
+    for place, wanted in enumerate(alone):
+        got = [step[place] for step in told]
+        assert all(tokens is None for tokens in got[wanted.shape[1] :])
+        kept = [tokens for tokens in got[: wanted.shape[1]] if tokens is not None]
+        assert torch.equal(torch.stack(kept, dim=1), wanted)
+    assert len(told) == max(wanted.shape[1] for wanted in alone)
+
+
+def _spoil_unwritten_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.empty
+
+    def spoilt(*sizes: Any, **options: Any) -> torch.Tensor:
+        made = real(*sizes, **options)
+        return made.fill_(torch.nan) if made.is_floating_point() else made
+
+    monkeypatch.setattr("janus.core.cache.torch.empty", spoilt)
+
+
+def test_who_has_ended_leaves_the_core(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole groups at once; requests that stopped when they are half of their group."""
+    model = tiny("tiny")
+    greedy = torch.stack(list(decode(model, _mixed(model)[1])), dim=1)
+    stop = int(greedy[0, 3])
+    monkeypatch.setattr(model.core, "forward", counted := _Counted(model.core.forward))
+    list(decode_together(model, _mixed(model, stop)))
+    answers = torch.stack(list(decode(model, _mixed(model, stop)[1])), dim=1)
+    expected = []
+    asked = 3
+    for step in range(1, 24):  # with so many tokens told
+        going = int((answers[:, :step] != stop).all(1).sum()) if step <= answers.shape[1] else 0
+        asked = going if going <= asked / 2 else asked
+        expected.append(asked + (4 + 1 if step < 16 else 0) + (1 if step < 6 else 0))
+    expected = [rows for rows in expected if rows]
+    assert counted.rows[4 : 4 + len(expected)] == expected
+
+
+class _Counted:
+    """Rows and tokens of every pass."""
+
+    def __init__(self, forward: Callable[..., torch.Tensor]) -> None:
+        self._forward = forward
+        self.shapes: list[tuple[int, int]] = []
+
+    @property
+    def rows(self) -> list[int]:
+        return [rows for rows, _ in self.shapes]
+
+    def __call__(self, x: torch.Tensor, *arguments: Any, **more: Any) -> torch.Tensor:
+        self.shapes.append((len(x), x.shape[1]))
+        return self._forward(x, *arguments, **more)
+
+
+def test_guesses_wait_until_pictures_are_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("tiny")
+    wanted = [step[0] for step in decode_together(model, _mixed(model)[2:])]
+    monkeypatch.setattr(model.core, "forward", counted := _Counted(model.core.forward))
+    got = [step[0] for step in decode_together(model, _mixed(model)[2:], window=4)]
+    assert got == wanted
+    assert len(got) == 16
+    assert counted.shapes[2:7] == [(2, 1)] * 5  # beside six tokens of text
+    assert all(rows == 1 and tokens > 1 for rows, tokens in counted.shapes[7:-1])
 
 
 def test_seeds_matter(tiny: Tiny) -> None:
@@ -189,12 +280,14 @@ def test_a_stopped_row_repeats_its_stop_while_others_go_on(tiny: Tiny) -> None:
     stopped = list(
         decode(
             model,
-            prompts,
-            kind="text",
-            new_tokens=12,
-            sampling=Sampling(temperature=0),
-            generators=[torch.Generator(), torch.Generator()],
-            stop_id=stop,
+            Group(
+                prompts,
+                kind="text",
+                new_tokens=12,
+                sampling=Sampling(temperature=0),
+                generators=[torch.Generator(), torch.Generator()],
+                stop_id=stop,
+            ),
         )
     )
     first = greedy[0].tolist().index(stop)

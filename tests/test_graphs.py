@@ -13,8 +13,9 @@ from torch import Tensor
 
 from janus.config import PRESETS
 from janus.core import graphs
-from janus.generation import Kind, Prompt, Sampling, decode
+from janus.generation import Group, Kind, Prompt, decode
 from janus.model import JanusModel
+from janus.sampling import Sampling
 from tests.conftest import randomise
 
 Records = list[Tensor]  # the results of what was recorded
@@ -65,13 +66,15 @@ def _tokens(model: JanusModel, lengths: Sequence[int], kind: Kind = "image", win
     prompts = [Prompt([5 + length, *range(8, 7 + length)]) for length in lengths]
     steps = decode(
         model,
-        prompts,
-        kind=kind,
-        new_tokens=14,
-        sampling=Sampling(),
-        generators=[torch.Generator().manual_seed(row) for row in range(len(lengths))],
-        unconditional=prompts[::-1] if kind == "image" else (),
-        guidance=3.0 if kind == "image" else None,
+        Group(
+            prompts,
+            kind=kind,
+            new_tokens=14,
+            sampling=Sampling(),
+            generators=[torch.Generator().manual_seed(row) for row in range(len(lengths))],
+            unconditional=prompts[::-1] if kind == "image" else (),
+            guidance=3.0 if kind == "image" else None,
+        ),
         window=window,
     )
     return torch.stack(list(steps), 1)

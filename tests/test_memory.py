@@ -12,7 +12,7 @@ from PIL import Image
 
 from janus import Janus, memory
 from janus import api as api_module
-from janus.generation import Prompt, decode
+from janus.generation import Group, decode
 
 CPU = torch.device("cpu")
 
@@ -25,10 +25,10 @@ def _tight(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """A memory that holds so many rows; gives the sizes of the batches that were tried."""
     tried: list[int] = []
 
-    def limited(model: Any, prompts: Sequence[Prompt], **options: Any) -> Iterator[torch.Tensor]:
-        tried.append(len(prompts))
-        for step, codes in enumerate(decode(model, prompts, **options)):
-            if step == 3 and len(prompts) > most:
+    def limited(model: Any, group: Group, **options: Any) -> Iterator[torch.Tensor]:
+        tried.append(len(group.prompts))
+        for step, codes in enumerate(decode(model, group, **options)):
+            if step == 3 and len(group.prompts) > most:
                 raise torch.OutOfMemoryError("out of memory")
             yield codes
 

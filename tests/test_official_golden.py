@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from janus.generation import Prompt, Sampling, decode, guide, score
+from janus.generation import Group, Prompt, decode, score
 from janus.model import Batch, JanusModel
+from janus.sampling import Sampling, guide
 from tests.recipe import golden_inputs, recipe_weights, tiny_official
 
 FILE = Path(__file__).parent / "golden" / "official.safetensors"
@@ -76,7 +77,16 @@ def test_text_logits_after_two_pictures(model: JanusModel, golden: dict[str, Ten
 def test_greedy_answer(model: JanusModel, golden: dict[str, Tensor]) -> None:
     expected = golden["text_tokens"][0].tolist()
     prompt = Prompt(INPUTS.question, INPUTS.pictures, INPUTS.image_id)
-    tokens = decode(model, [prompt], kind="text", new_tokens=len(expected), sampling=GREEDY, generators=ONE)
+    tokens = decode(
+        model,
+        Group(
+            [prompt],
+            kind="text",
+            new_tokens=len(expected),
+            sampling=GREEDY,
+            generators=ONE,
+        ),
+    )
     assert [int(token) for token in tokens] == expected
 
 
@@ -99,13 +109,15 @@ def test_greedy_guided_picture(model: JanusModel, golden: dict[str, Tensor]) -> 
     wanted, plain = request()
     tokens = decode(
         model,
-        [wanted],
-        kind="image",
-        new_tokens=len(expected),
-        sampling=GREEDY,
-        generators=ONE,
-        unconditional=[plain],
-        guidance=5.0,
+        Group(
+            [wanted],
+            kind="image",
+            new_tokens=len(expected),
+            sampling=GREEDY,
+            generators=ONE,
+            unconditional=[plain],
+            guidance=5.0,
+        ),
     )
     assert [int(token) for token in tokens] == expected
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from janus import checkpoints
 from janus.config import PRESETS
-from janus.generation import Prompt, Sampling, decode
+from janus.generation import Group, Prompt, decode
 from janus.model import Batch, JanusModel
+from janus.sampling import Sampling
 from tests.conftest import randomise
 
 BOS, BOI, PAD, IMAGE = 1, 2, 3, 4
@@ -135,13 +136,15 @@ def test_vq_codes_are_identical(pair: tuple[Any, JanusModel]) -> None:
 def _greedy(model: JanusModel, prompt: Prompt, kind: Any, steps: int, plain: list[Prompt]) -> list[int]:
     tokens = decode(
         model,
-        [prompt],
-        kind=kind,
-        new_tokens=steps,
-        sampling=Sampling(temperature=0),
-        generators=[torch.Generator()],
-        unconditional=plain,
-        guidance=5.0 if plain else None,
+        Group(
+            [prompt],
+            kind=kind,
+            new_tokens=steps,
+            sampling=Sampling(temperature=0),
+            generators=[torch.Generator()],
+            unconditional=plain,
+            guidance=5.0 if plain else None,
+        ),
     )
     return [int(token) for token in tokens]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,33 @@ def test_names_and_shapes_are_the_official_ones() -> None:
     expected = {key.removeprefix(prefix): shape for key, shape in official.items() if key.startswith(prefix)}
     assert len(expected) == 306
     assert {key: list(tensor.shape) for key, tensor in model.state_dict().items()} == expected
+
+
+def test_what_waits_for_timm_has_its_names_and_becomes_it() -> None:
+    with torch.device("meta"):
+        waiting = SiglipTower(TINY).eval()
+    ready = tower(TINY)
+    both = [[(name, p.shape) for name, p in t.named_parameters()] for t in (waiting, ready)]
+    assert both[0] == both[1]
+    waiting.load_state_dict(ready.state_dict(), assign=True)
+    held = dict(waiting.named_parameters())
+    held["vision_tower.norm.bias"].requires_grad_(False)
+    pixels = uniform("pixels", (2, 3, 32, 32))
+    assert torch.equal(waiting(pixels), ready(pixels))
+    assert [type(m) for m in waiting.modules()] == [type(m) for m in ready.modules()]
+    assert all(p is held[name] for name, p in waiting.named_parameters())  # an optimizer may hold them
+    assert not held["vision_tower.norm.bias"].requires_grad
+    assert not any(module.training for module in waiting.modules())
+
+
+def test_drawing_does_not_wait_for_timm() -> None:
+    """Its import takes longer than that of torch and a picture together."""
+    code = (
+        "import sys; from janus import Janus; Janus.from_pretrained().generate_images('a red cup', seed=0); "
+        "print([name for name in ('timm', 'torchvision', 'torch._dynamo') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]", done.stdout
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, image_size=48, patch_size=16, heads=4)])

@@ -61,14 +61,28 @@ class Cache:
         self.length = 0
         self.padded = False
 
-    def spread(self, rows: Sequence[int], new: Cache) -> None:
-        """Let row i of an empty `new` cache go on from row `rows[i]` of this one."""
-        index = torch.tensor(rows, device=self.segments.device)
-        for mine, theirs in zip(self.layers, new.layers, strict=True):
-            for old, memory in zip(mine, theirs, strict=True):
-                memory[..., : self.length, :] = old[..., : self.length, :].index_select(0, index)
-        new.segments[:, : self.length] = self.segments[:, : self.length].index_select(0, index)
-        new.length, new.padded = self.length, self.padded
+    def gather(self, sources: Sequence[tuple[Cache, Sequence[int]]]) -> None:
+        """Let the rows of this empty cache go on from those rows of others, which follow one another.
+
+        All end at the same slot; those that are shorter get padding on their left.
+        """
+        self.length = max(source.length for source, _ in sources)
+        self.padded = any(source.padded or source.length < self.length for source, _ in sources)
+        first = 0
+        for source, rows in sources:
+            index = torch.tensor(rows, device=self.segments.device)
+            own, start = slice(first, first + len(rows)), self.length - source.length
+            for mine, theirs in zip(self.layers, source.layers, strict=True):
+                for memory, old in zip(mine, theirs, strict=True):
+                    memory[own, ..., :start, :] = 0  # a mask hides no NaN
+                    memory[own, ..., start : self.length, :] = old[..., : source.length, :].index_select(
+                        0, index
+                    )
+            self.segments[own, :start] = 0
+            self.segments[own, start : self.length] = source.segments[:, : source.length].index_select(
+                0, index
+            )
+            first += len(rows)
 
     def begin(self, batch: int, tokens: int, segments: Tensor | None) -> None:
         """Record the samples of the next `tokens` slots; None means sample 1.

@@ -37,7 +37,7 @@ def record(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may use the GPU meanwhile
         out = run()
     return graph.replay, out
 

@@ -20,7 +20,7 @@ from janus import memory
 from janus.api import Janus
 from janus.eval.benchmark import Item, Line, Progress
 from janus.eval.folder import picture_bytes, write_lines, write_whole
-from janus.generation import Sampling
+from janus.sampling import Sampling
 from janus.tokenizers.chat import drawing_prompt
 
 PICTURES = "pictures"

@@ -48,6 +48,7 @@ class Parallel:
         """
         if self.world == 1:
             return
+        model.janus.vision_model.build()
         mesh = init_device_mesh(self.device.type, (self.world,))
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32
