@@ -3,9 +3,10 @@
     python benchmarks/drawing_memory.py                                 the Janus-Pro-1B shape in bfloat16
     python benchmarks/drawing_memory.py --preset tiny --dtype float32   seconds
 
-Each side is a process of its own that loads the weights and draws the first codes of a picture with guidance.
-Told is the most of its memory that was resident (Linux: VmHWM), pages of the weights' files that it read
-among it, and how much of that the imports took.
+Each side is a process of its own that loads the weights and draws the first codes of a picture with guidance;
+all read the transformers layout, but for one, which reads the official one.  Told is the most of its memory
+that was resident (Linux: VmHWM), pages of the weights' files that it read among it, and how much of that the
+imports took.
 """
 
 from __future__ import annotations
@@ -28,7 +29,14 @@ from janus.tokenizers.text import train_bpe
 
 GUIDANCE = 5.0
 PROMPT = [1] * 24
-SIDES: dict[str, Quantization | None] = {"transformers": None, "janus": None, "int8": "int8", "int4": "int4"}
+PEER, OFFICIAL = "transformers", "janus, official layout"
+SIDES: dict[str, Quantization | None] = {
+    PEER: None,
+    "janus": None,
+    OFFICIAL: None,
+    "int8": "int8",
+    "int4": "int4",
+}
 
 
 def ours(folder: Path, steps: int) -> None:
@@ -64,13 +72,13 @@ def theirs(folder: Path, steps: int, classes: Any) -> None:
 
 def measure(side: str, folder: Path, steps: int) -> None:
     """In a process of its own: prints the bytes before and after."""
-    if side == "transformers":
+    if side == PEER:
         import transformers
 
         transformers.logging.set_verbosity_error()
         _ = transformers.JanusForConditionalGeneration  # imports come when asked for
     before = bench.peak_memory(torch.device("cpu"))
-    if side == "transformers":
+    if side == PEER:
         theirs(folder, steps, transformers)
     else:
         ours(folder, steps)
@@ -81,10 +89,11 @@ def write(preset: str, dtype: str, folder: Path) -> None:
     """Random weights for every side."""
     train_bpe(["a"], 300, PromptConfig(), folder / "text")
     for side, quantize in SIDES.items():
-        if side != "transformers":
+        if side != PEER:
             model = bench.open_model(preset, "cpu", dtype, quantize)
-            checkpoints.save(model, folder / side, layout="transformers", source=folder / "text")
-    (folder / "transformers").symlink_to(folder / "janus")
+            layout: checkpoints.Layout = "official" if side == OFFICIAL else "transformers"
+            checkpoints.save(model, folder / side, layout=layout, source=folder / "text")
+    (folder / PEER).symlink_to(folder / "janus")
 
 
 def main() -> None:

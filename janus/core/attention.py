@@ -71,11 +71,11 @@ _FEW = 16  # queries of a row that the CPU attends by plain products
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) -> Tensor:
     """Softmax attention: q (B, H, T, C), k (B, G, S, C), v (B, G, S, any) -> (B, H, T, any)."""
-    if q.device.type == "cpu" and q.shape[2] <= _FEW and not visible.causal:
-        return _attend_few(q, k, v, visible.mask, scale)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not multiplies_bfloat16():
         q, k, v = q.float(), k.float(), v.float()
         return attend(q, k, v, visible, scale).bfloat16()
+    if q.device.type == "cpu" and q.shape[2] <= _FEW and not visible.causal:
+        return _attend_few(q, k, v, visible.mask, scale)
     grouped = k.shape[1] != q.shape[1]
     if grouped and visible.mask is not None:
         # The fused kernels take either a mask or grouped heads; together they would fall back to
