@@ -93,6 +93,7 @@ class WeightFiles:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.infos: dict[str, Info] = {}
         self.files: dict[str, str] = {}
         self._open: dict[str, safe_open | dict[str, Tensor]] = {}
@@ -120,6 +121,12 @@ class WeightFiles:
         """The tensor, mapped from its file where the format allows."""
         opened = self._open[self.files[key]]
         return opened[key] if isinstance(opened, dict) else opened.get_tensor(key)
+
+    def glance(self, key: str) -> Tensor:
+        """The tensor, for a moment: where the format allows, its pages leave memory together with it."""
+        if isinstance(self._open[self.files[key]], dict):
+            return self.read(key)
+        return safe_open(self.folder / self.files[key], framework="pt", device="cpu").get_tensor(key)
 
 
 def find(folder: Path) -> tuple[list[Path], dict[str, str]]:

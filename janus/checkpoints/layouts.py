@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from janus.checkpoints.files import Info, Tensors, check
+from janus.checkpoints.files import Info, Tensors, WeightFiles, check
 from janus.core.published import split_experts
 from janus.model import JanusModel
 
@@ -119,8 +119,11 @@ class Relaid:
         recipe = self.recipes[key]
         if not recipe.keys:
             return torch.zeros(recipe.shape, dtype=self.infos[key].dtype)
-        parts = [self.source.read(name) for name in recipe.keys]
-        value = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(recipe.keys) == 1:
+            value = self.source.read(recipe.keys[0])
+        else:  # what is copied need not stay mapped
+            read = self.source.glance if isinstance(self.source, WeightFiles) else self.source.read
+            value = torch.cat([read(name) for name in recipe.keys])
         return value.chunk(recipe.blocks)[recipe.block].reshape(recipe.shape)
 
 
