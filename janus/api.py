@@ -16,7 +16,7 @@ from janus import checkpoints, memory
 from janus.background import Background
 from janus.checkpoints import adapters
 from janus.config import JanusConfig
-from janus.core.quantized import Quantization
+from janus.core.quantized import Quantization, check_device
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
 from janus.generation import Prompt, decode, score
 from janus.model import JanusModel
@@ -93,7 +93,8 @@ class Janus:
 
         Without `source` it is the model that ships with the package.  `device` defaults to the GPU
         if there is one; `dtype` ("float32", "bfloat16", "float16") to what the checkpoint asks for.
-        `quantize` ("int8", "int4") stores the core's matrices in a half or a quarter of bfloat16's memory.
+        `quantize` ("int8", "int4", "fp8") stores the core's matrices in a half or a quarter of bfloat16's
+        memory; fp8 is for GPUs.
         `revision` pins a hub id to a branch, tag or commit; `offline` takes hub files from the cache
         alone.  `on_bytes(done, total)` follows the reading of weights.  `adapter` is the folder of a
         LoRA adapter to merge into them; such a folder as `source` brings the model it was trained on.
@@ -102,6 +103,7 @@ class Janus:
         """
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         kind = None if dtype is None else _dtype(dtype)
+        check_device(quantize, where)
         source = source or checkpoints.EMBEDDED
         if adapters.is_adapter(source):
             if adapter is not None:
@@ -115,6 +117,7 @@ class Janus:
             offline=offline,
             on_bytes=on_bytes,
         )
+        check_device(model.config.core.quantization, where)
         if adapter is not None:
             adapters.merge(model, adapter)
         if quantize is not None:

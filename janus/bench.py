@@ -24,7 +24,7 @@ from janus import __version__, checkpoints
 from janus.checkpoints.layouts import on_meta
 from janus.config import PRESETS
 from janus.core.cache import Cache
-from janus.core.quantized import Quantization
+from janus.core.quantized import Quantization, check_device
 from janus.generation import Group, Kind, Prompt, decode
 from janus.model import JanusModel
 from janus.sampling import Sampling
@@ -61,13 +61,15 @@ def open_model(
     """A checkpoint (folder or hub id; None: the embedded one), or random weights for the name of a preset.
 
     Presets have bfloat16 weights unless `dtype`, a name such as "float32", says otherwise.  The device is a
-    GPU if there is one.
+    GPU if there is one.  Raises ValueError for fp8 on other devices.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(quantize, torch.device(device))
     kind: torch.dtype | None = getattr(torch, dtype) if dtype else None
     if source is None or source not in PRESETS or Path(source).exists():
         first = device if quantize is None else "cpu"
         model = checkpoints.load(source or checkpoints.EMBEDDED, device=first, dtype=kind)[0]
+        check_device(model.config.core.quantization, torch.device(device))
         if quantize is not None:
             model.quantize(quantize)
         return model.to(device)

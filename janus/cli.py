@@ -69,8 +69,8 @@ def _device_options(group: Any) -> None:
 def _quantize_option(group: Any) -> None:
     group.add_argument(
         "--quantize",
-        choices=["int8", "int4"],
-        help="keep the core's weights in 8 or 4 bits: less memory, a little less exact",
+        choices=["int8", "int4", "fp8"],
+        help="keep the core's weights in 8 or 4 bits: less memory, a little less exact; fp8 is for GPUs",
     )
 
 
@@ -315,11 +315,11 @@ def _convert(options: argparse.Namespace) -> None:
             model = Janus.from_pretrained(
                 options.source,
                 device="cpu",
-                quantize=options.quantize,
                 revision=options.revision,
                 offline=options.offline,
                 on_bytes=show,
             )
+        model.model.quantize(options.quantize)
         model.save_pretrained(options.target, options.layout)
         print(f"{options.target}: {options.quantize} weights in the {options.layout} layout")
         return

@@ -89,7 +89,7 @@ class CoreConfig:
     yarn: YarnConfig | None = None
     mla: MlaConfig | None = None
     moe: MoeConfig | None = None
-    quantization: Literal["int8", "int4"] | None = None  # how the layers' matrices are stored
+    quantization: Literal["int8", "int4", "fp8"] | None = None  # how the layers' matrices are stored
 
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.feed_forward):

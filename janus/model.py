@@ -103,7 +103,7 @@ class JanusModel(nn.Module):
         return self.gen_embed.weight.dtype
 
     def quantize(self, kind: Quantization) -> None:
-        """Turn the core's matrices into integers, in place; encoders, adaptors and heads stay as they are.
+        """Store the core's matrices in few bits, in place; encoders, adaptors and heads stay as they are.
 
         Raises ValueError for an unknown kind, a core that is quantised already, and sizes that int4 cannot
         hold.

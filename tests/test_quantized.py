@@ -189,7 +189,7 @@ def test_transformers_reads_what_is_saved_in_its_layout(
 
 def test_what_cannot_be(tiny: Callable[[str], JanusModel], folder: Path, tmp_path: Path) -> None:
     model = copy.deepcopy(tiny("tiny"))
-    with pytest.raises(ValueError, match=r"quantize must be one of \['int8', 'int4'\], not 'int3'"):
+    with pytest.raises(ValueError, match=r"quantize must be one of \['int8', 'int4', 'fp8'\], not 'int3'"):
         model.quantize("int3")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not of 48 and 64; int8 takes any"):
         Int4Linear(torch.zeros(64, 48))
@@ -211,8 +211,8 @@ def test_what_cannot_be(tiny: Callable[[str], JanusModel], folder: Path, tmp_pat
         ('"num_bits": 8', '"num_bits": 6', "num_bits is 6, which is not supported"),
         (
             '"int-quantized"',
-            '"float-quantized"',
-            "format is 'float-quantized', not one of",
+            '"naive-quantized"',
+            "format is 'naive-quantized', not one of",
         ),
         ('"weights": {', '"input_activations": {"num_bits": 8}, "weights": {', r"unknown meaning: \['input_"),
         ('"compressed-tensors"', '"gptq"', "quant_method is 'gptq', which is not supported"),

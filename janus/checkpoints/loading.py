@@ -98,8 +98,9 @@ def fill(
 
     def read(key: str) -> Tensor:
         stored, wanted = tensors.infos[key].dtype, kept.get(key, dtype)
-        if stored != wanted and not (stored.is_floating_point and wanted.is_floating_point):
-            what = "floating-point numbers" if wanted.is_floating_point else wanted
+        scaled = not wanted.is_floating_point or wanted.itemsize == 1  # mean nothing without their scales
+        if stored != wanted and (scaled or not stored.is_floating_point):
+            what = wanted if scaled else "floating-point numbers"
             raise ValueError(f"{key} holds {stored}, not {what}")
         return tensors.read(key).to(device, wanted)
 

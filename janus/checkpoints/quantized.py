@@ -1,4 +1,4 @@
-"""`quantization_config` of `config.json`: integer weights in the compressed-tensors format.
+"""`quantization_config` of `config.json`: weights in 8 or 4 bits in the compressed-tensors format.
 
 That format (its package's `QuantizationConfig`) names the layers by patterns and says how their matrices are
 stored.  Read is what is written here; other schemes of it would need code that does not exist here.
@@ -13,11 +13,16 @@ from janus.checkpoints.layouts import Layout
 from janus.core.quantized import GROUP, Quantization
 
 _FIELD = "quantization_config"
-_FORMATS: dict[Quantization, str] = {"int8": "int-quantized", "int4": "pack-quantized"}
+_FORMATS: dict[Quantization, str] = {
+    "int8": "int-quantized",
+    "int4": "pack-quantized",
+    "fp8": "float-quantized",
+}
 _WEIGHTS: dict[Quantization, dict[str, Any]] = {
     "int8": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
     "int4": {"num_bits": 4, "type": "int", "symmetric": False, "strategy": "group", "dynamic": False}
     | {"group_size": GROUP},
+    "fp8": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False},
 }
 _CORE: dict[Layout, str] = {"official": "language_model.model", "transformers": "model.language_model"}
 

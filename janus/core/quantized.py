@@ -1,16 +1,20 @@
-"""The core's matrices as small integers: half or a quarter of bfloat16's memory, and as much less to read.
+"""The core's matrices in 8 or 4 bits: half or a quarter of bfloat16's memory, and as much less to read.
 
 `int8`: each output has a scale of its own.  `int4`: each `GROUP` inputs of an output have a scale and a zero
-point.  Names and packing of the tensors are those of the compressed-tensors format ("int-quantized" and
-"pack-quantized"), which transformers reads.
+point.  `fp8`: as int8, but of small floating-point numbers (e4m3), which newer GPUs have.  Names and packing
+of the tensors are those of the compressed-tensors format ("int-quantized", "pack-quantized" and
+"float-quantized"), which transformers reads.
 
 O outputs and I inputs of a matrix, N tokens, K experts of each, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal, get_args
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,25 +23,32 @@ from janus.core.moe import Experts, FeedForward
 from janus.kernels import native
 from janus.kernels.linear import linear
 
-Quantization = Literal["int8", "int4"]
+Quantization = Literal["int8", "int4", "fp8"]
 
 GROUP = 32  # inputs that share a scale in int4
 _PACKED = 8  # numbers of four bits in an int32
 _FEW = 32  # rows that the CPU multiplies by the integers themselves
+_LARGEST = 448  # in e4m3
+_FP8_CAPABILITY = (8, 9)  # of GPUs that have e4m3
 _LEAVE = ("kv_b_proj",)  # absorbed attention multiplies by parts of it
 
 
-class _IntegerLinear(nn.Module):
-    """A linear layer without bias whose weight is integers, (..., I) -> (..., O)."""
+class _SmallLinear(nn.Module):
+    """A linear layer without bias whose weight is in few bits, (..., I) -> (..., O)."""
 
+    kind: ClassVar[Quantization]
     weight_scale: nn.Parameter  # in the precision of the model
 
     def matrix(self) -> native.Matrix | None:
         """As the compiled kernels see it; None where they can't take it."""
         raise NotImplementedError
 
+    def stored(self) -> tuple[Tensor, ...]:
+        """As the kernels for GPUs see it: weight, scales and, of int4, zero points."""
+        raise NotImplementedError
+
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """(O, I) as the numbers that the integers stand for."""
+        """(O, I) as the numbers that the stored ones stand for."""
         raise NotImplementedError
 
     def _by_pytorch(self, rows: Tensor) -> Tensor:
@@ -52,41 +63,54 @@ class _IntegerLinear(nn.Module):
             out = native.linear(rows, made)
         elif few and rows.dtype == torch.bfloat16:
             out = self._by_pytorch(rows)
+        elif _on_gpu(rows) and (product := self._by_gpu(rows)) is not None:
+            out = product
         else:
             out = linear(rows, self.dense(x.dtype))
         return out.unflatten(0, x.shape[:-1])
 
+    def _by_gpu(self, rows: Tensor) -> Tensor | None:
+        """Rows (N, I) by the kernels for GPUs; None where they can't or shouldn't take them."""
+        learns = torch.is_grad_enabled() and rows.requires_grad
+        if learns or torch.is_autocast_enabled("cuda") or (kernels := _kernels()) is None:
+            return None
+        return kernels.linear(rows, self.kind, self.stored(), self.dense)
 
-class Int8Linear(_IntegerLinear):
+
+class Int8Linear(_SmallLinear):
     """From -127 to 127, times the scale of their output."""
+
+    kind = "int8"
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         wide = weight.detach().float()
-        scale = (wide.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float16).tiny)
-        scale = scale.to(weight.dtype)
+        scale = _scale(wide, 127).to(weight.dtype)
         self.register_buffer("weight", (wide / scale.float()).round().clamp(-127, 127).to(torch.int8))
         self.weight_scale = nn.Parameter(scale, requires_grad=False)  # (O, 1)
 
     weight: Tensor  # (O, I) int8
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """(O, I) as the numbers that the integers stand for."""
-        return self.weight.to(dtype) * self.weight_scale.to(dtype)
+        return self.weight * self.weight_scale.to(dtype)
 
     def matrix(self) -> native.Matrix | None:
         return native.matrix(native.INT8, self.weight, *self.weight.shape, self.weight_scale)
+
+    def stored(self) -> tuple[Tensor, ...]:
+        return self.weight, self.weight_scale
 
     def _by_pytorch(self, rows: Tensor) -> Tensor:
         return torch._weight_int8pack_mm(rows, self.weight, self.weight_scale.to(rows.dtype).flatten())
 
 
-class Int4Linear(_IntegerLinear):
+class Int4Linear(_SmallLinear):
     """From 0 to 15, less their group's zero point, times its scale.
 
     Raises ValueError where the inputs are not whole groups, or the outputs not a multiple of 8.
     """
 
+    kind = "int4"
     weight_packed: Tensor  # (O, I / 8) int32
     weight_zero_point: Tensor  # (O / 8, I / GROUP) int32
     weight_shape: Tensor  # (2,) int64
@@ -111,15 +135,17 @@ class Int4Linear(_IntegerLinear):
         self._for_cpu: tuple[Tensor, Tensor] | None = None
 
     def dense(self, dtype: torch.dtype) -> Tensor:
-        """(O, I) as the numbers that the integers stand for."""
         whole = _unpack(self.weight_packed).unflatten(1, (-1, GROUP))
         zero = _unpack(self.weight_zero_point.T).T
-        return ((whole - zero[..., None]).to(dtype) * self.weight_scale.to(dtype)[..., None]).flatten(1)
+        return ((whole - zero[..., None]) * self.weight_scale.to(dtype)[..., None]).flatten(1)
 
     def matrix(self) -> native.Matrix | None:
         outputs, packed = self.weight_packed.shape
         parts = (self.weight_scale, self.weight_zero_point)
         return native.matrix(native.INT4, self.weight_packed, outputs, packed * _PACKED, *parts)
+
+    def stored(self) -> tuple[Tensor, ...]:
+        return self.weight_packed, self.weight_scale, self.weight_zero_point
 
     def _by_pytorch(self, rows: Tensor) -> Tensor:
         packed, scales = self._as_cpu_wants()
@@ -129,11 +155,46 @@ class Int4Linear(_IntegerLinear):
         """The integers in the order of the CPU's kernel, which subtracts 8 from them, and for each group its
         scale and what to add then, (I / GROUP, O, 2)."""
         if self._for_cpu is None:
-            packed = torch._convert_weight_to_int4pack_for_cpu(_unpack(self.weight_packed), 1)
+            packed = torch._convert_weight_to_int4pack_for_cpu(_unpack(self.weight_packed).int(), 1)
             scale = self.weight_scale.float()
             shift = (8 - _unpack(self.weight_zero_point.T).T) * scale
             self._for_cpu = packed, torch.stack((scale, shift), -1).transpose(0, 1).contiguous().bfloat16()
         return self._for_cpu
+
+
+class Float8Linear(_SmallLinear):
+    """From -448 to 448 with three bits after the leading one, times the scale of their output."""
+
+    kind = "fp8"
+    weight: Tensor  # (O, I) float8_e4m3fn
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        wide = weight.detach().float()
+        scale = _scale(wide, _LARGEST).to(weight.dtype)
+        numbers = (wide / scale.float()).clamp(-_LARGEST, _LARGEST)  # beyond, there is nothing but NaN
+        self.register_buffer("weight", numbers.to(torch.float8_e4m3fn))
+        self.weight_scale = nn.Parameter(scale, requires_grad=False)  # (O, 1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float8Linear:
+        """Keeps the weight in 8 bits through `.to(bfloat16)`: these are floating-point numbers, too."""
+        before = self.weight
+        super()._apply(fn, recurse)
+        if self.weight.dtype != before.dtype:
+            self.weight = before.to(self.weight.device)
+        return self
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        return self.weight.to(dtype) * self.weight_scale.to(dtype)
+
+    def matrix(self) -> native.Matrix | None:
+        return None
+
+    def stored(self) -> tuple[Tensor, ...]:
+        return self.weight, self.weight_scale
+
+    def _by_pytorch(self, rows: Tensor) -> Tensor:
+        return linear(rows, self.dense(rows.dtype))
 
 
 class IntegerExperts(nn.ModuleList):
@@ -160,7 +221,12 @@ class IntegerExperts(nn.ModuleList):
         return answers
 
 
-_LAYERS: dict[Quantization, type[Int8Linear] | type[Int4Linear]] = {"int8": Int8Linear, "int4": Int4Linear}
+SmallLinear = Int8Linear | Int4Linear | Float8Linear
+_LAYERS: dict[Quantization, type[SmallLinear]] = {
+    "int8": Int8Linear,
+    "int4": Int4Linear,
+    "fp8": Float8Linear,
+}
 
 
 def quantize(layers: Iterable[nn.Module], kind: Quantization) -> None:
@@ -179,6 +245,41 @@ def quantize(layers: Iterable[nn.Module], kind: Quantization) -> None:
                     parent.register_module(name, IntegerExperts(module, kind))
 
 
+def check_device(kind: Quantization | None, device: torch.device) -> None:
+    """Raises ValueError where weights of that kind would only be slow."""
+    if kind != "fp8":
+        return
+    if device.type != "cuda":
+        raise ValueError(f"fp8 weights are for GPUs, not for {device}; int8 takes as little memory")
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < _FP8_CAPABILITY:
+        least = ".".join(map(str, _FP8_CAPABILITY))
+        raise ValueError(
+            f"fp8 weights are for GPUs of compute capability {least} or more, and {device} has "
+            f"{major}.{minor}; int8 takes as little memory"
+        )
+
+
+def _on_gpu(rows: Tensor) -> bool:
+    return rows.device.type == "cuda"
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """`janus.kernels.gpu`, which needs Triton; None, with a warning, where there is none."""
+    try:
+        from janus.kernels import gpu
+    except ImportError as error:
+        warnings.warn(f"products with weights of few bits go by way of whole ones: {error}", stacklevel=2)
+        return None
+    return gpu
+
+
+def _scale(wide: Tensor, largest: int) -> Tensor:
+    """(O, 1) that brings each output's weights within `largest`."""
+    return (wide.abs().amax(1, keepdim=True) / largest).clamp(min=torch.finfo(torch.float16).tiny)
+
+
 def _pack(numbers: Tensor) -> Tensor:
     """(R, C) int32 from 0 to 15 to (R, C / 8), the first in the lowest bits."""
     shifts = 4 * torch.arange(_PACKED, dtype=torch.int32, device=numbers.device)
@@ -187,6 +288,6 @@ def _pack(numbers: Tensor) -> Tensor:
 
 
 def _unpack(packed: Tensor) -> Tensor:
-    """What `_pack` packed."""
-    shifts = 4 * torch.arange(_PACKED, dtype=torch.int32, device=packed.device)
-    return ((packed[..., None] >> shifts) & 15).flatten(1)
+    """What `_pack` packed, in int8."""
+    pairs = packed.contiguous().view(torch.uint8)
+    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1).view(torch.int8)

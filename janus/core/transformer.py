@@ -73,7 +73,7 @@ class Transformer(nn.Module):
             quantize(self.layers, config.quantization)
 
     def quantize(self, kind: Quantization) -> None:
-        """Turn the layers' matrices into integers, in place (see `janus.core.quantized`).
+        """Store the layers' matrices in few bits, in place (see `janus.core.quantized`).
 
         Raises ValueError for an unknown kind, a core that is quantised already, and sizes that int4 cannot
         hold.
