@@ -46,7 +46,7 @@ from janus.tokenizers.text import train_bpe
 GUIDANCE = 5.0
 WARM_UP = 2  # steps of each round that do not count
 QUESTION = 50  # tokens beside a picture's
-SIDES = ("janus", "int8", "int4", "uncompiled", "uncompiled int8", "transformers", "official loop")
+SIDES = ("janus", "int8", "int4", "fp8", "uncompiled", "uncompiled int8", "transformers", "official loop")
 CASES = ["drawing", "writing", "reading"]
 Case = Callable[[Any], list[float]]  # what is timed: a side to seconds
 
