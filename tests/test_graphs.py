@@ -164,3 +164,17 @@ def test_cores_with_experts_are_not_recorded(recording: Callable[[], Records]) -
     _tokens(model, [5])
     assert not made
     assert model.core.kept_bytes == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.filterwarnings("error")  # it would say so if it went on without them
+@MODELS
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_on_a_gpu(model: JanusModel, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.cuda()
+    with monkeypatch.context() as without:
+        without.setattr(graphs, "usable", lambda device: False)
+        wanted = _tokens(model, [3, 9, 5], kind)
+    for _ in range(2):  # recorded, and from the last request
+        assert torch.equal(_tokens(model, [3, 9, 5], kind), wanted)
+        assert model.core.kept_bytes > 0
