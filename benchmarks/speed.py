@@ -36,7 +36,7 @@ from torch import Tensor
 
 from janus import bench, checkpoints
 from janus.config import PRESETS, PromptConfig
-from janus.core.quantized import Quantization
+from janus.core.quantized import Quantization, check_device
 from janus.generation import Group, Prompt, decode
 from janus.kernels import native
 from janus.model import JanusModel
@@ -216,6 +216,7 @@ def sides(preset: str, dtype: str, device: str, names: list[str]) -> dict[str, A
     }
     for kind in get_args(Quantization):
         if {kind, f"uncompiled {kind}"} & {*names}:
+            check_device(kind, model.device)
             fewer = copy.deepcopy(model)
             fewer.quantize(kind)
             made |= {kind: Ours(fewer), f"uncompiled {kind}": Uncompiled(fewer)}

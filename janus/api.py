@@ -16,6 +16,7 @@ from janus import checkpoints, memory
 from janus.background import Background
 from janus.checkpoints import adapters
 from janus.config import JanusConfig
+from janus.core.cache import Cache
 from janus.core.quantized import Quantization, check_device
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
 from janus.generation import Prompt, decode, score
@@ -363,8 +364,8 @@ class Janus:
         """Answer questions and draw pictures together: an answer for each `Question`, pictures for each
         `Drawing`, the same ones as alone.
 
-        All share every step, for which the weights are read once; where memory does not hold them at once,
-        the first half goes first, and so on.  `on_step(steps, most)` is called after each step of the
+        As many as memory holds share every step, for which the weights are read once; where that was too
+        much, half as many, and so on.  `on_step(steps, most)` is called after each step of the
         requests in work, with the most that they may need.
 
         Raises ValueError as `chat` and `generate_images` do, before any work.
@@ -377,12 +378,23 @@ class Janus:
                 for job, tokens in zip(some, tokens_of(self.model, some, on_step), strict=True)
             ]
 
-        made = memory.in_batches(jobs, len(jobs), work, self.model.device)
+        made = memory.in_batches(jobs, self._fitting(jobs), work, self.model.device)
         for request, job, result in zip(requests, jobs, made, strict=True):
             if isinstance(request, Drawing) and not isinstance(result, str):
                 for picture, seed in zip(result, job.seeds, strict=True):
                     _label(picture, request.prompt, seed, job.way)
         return made
+
+    def _fitting(self, jobs: Sequence[Job]) -> int:
+        """How many jobs memory holds at once, if all are as large as the largest."""
+        rows = max((len(job.seeds) * (2 if job.unconditional else 1) for job in jobs), default=1)
+        longest = max((len(job.prompt.ids) for job in jobs), default=0)
+        slots = longest + max((job.way.new_tokens for job in jobs), default=1)
+
+        def needed(count: int) -> int:
+            return Cache.bytes_needed(self.config.core, count * rows, slots, self.model.dtype)
+
+        return memory.at_once(len(jobs), needed, self.model.device, self.model.core.kept_bytes)
 
     def _job(self, request: Question | Drawing) -> Job:
         seed = _seed(request.seed)

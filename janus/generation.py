@@ -105,13 +105,14 @@ def _prefill(model: JanusModel, groups: Sequence[Group]) -> tuple[Cache, list[Te
         different = {(tuple(p.ids), id(p.pixels)): p for p in prompts}
         rows = _rows(model, list(different.values()), group.new_tokens)
         batch, length, _ = rows.x.shape
-        if len(groups) == 1 and batch == len(prompts):
+        alone = len(groups) == 1 and batch == len(prompts)  # nothing to copy
+        if alone:
             cache = model.core.cache(batch, length + group.new_tokens)
         else:
             cache = Cache(model.config.core, batch, length, dtype=rows.x.dtype, device=rows.x.device)
         last = model.core(rows.x, rows.positions, rows.segments, cache)[:, -1]
         after = rows.positions[:, -1:] + 1
-        if len(groups) == 1 and batch == len(prompts):
+        if alone:
             return cache, [last], after
         places = {key: place for place, key in enumerate(different)}
         index = [places[tuple(p.ids), id(p.pixels)] for p in prompts]

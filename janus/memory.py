@@ -35,14 +35,20 @@ def fitting(
 
     `kept` are bytes that are in use, but will be free by then.
     """
+
+    def needed(pictures: int) -> int:
+        return drawing_bytes(config, pictures, prompt, guided, dtype)
+
+    return at_once(_MOST, needed, device, kept)
+
+
+def at_once(most: int, needed: Callable[[int], int], device: torch.device, kept: int = 0) -> int:
+    """The largest number up to `most` for which the bytes `needed` are free, or 1; `kept` as in `fitting`."""
     free = free_bytes(device)
     if free is None:
-        return _MOST
-    free += kept
-    for pictures in range(_MOST, 1, -1):
-        if drawing_bytes(config, pictures, prompt, guided, dtype) <= _SHARE * free:
-            return pictures
-    return 1
+        return most
+    fit = (number for number in range(most, 1, -1) if needed(number) <= _SHARE * (free + kept))
+    return next(fit, 1)
 
 
 def free_bytes(device: torch.device) -> int | None:

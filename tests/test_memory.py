@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus import Janus, memory
+from janus import Drawing, Janus, Question, memory, requests
 from janus import api as api_module
 from janus.generation import Group, decode
 
@@ -91,3 +91,28 @@ def test_allocators_are_told_apart_from_other_errors() -> None:
         torch.empty(2**60)
     assert memory.is_out_of_memory(found.value)
     assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_as_many_requests_at_once_as_memory_holds(janus: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Question | Drawing] = [
+        Drawing("a cup", seed=1),
+        Question("Hi", max_tokens=8),
+        Drawing("an apple"),
+    ]
+    wanted = janus.batch(asked[:2])
+    sizes: list[int] = []
+    real = requests.tokens_of
+
+    def counted(model: Any, jobs: Sequence[Any], on_step: Any = None) -> Any:
+        sizes.append(len(jobs))
+        return real(model, jobs, on_step)
+
+    monkeypatch.setattr(api_module, "tokens_of", counted)
+    janus.batch(asked)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1)
+    picture, answer, _ = janus.batch(asked)
+    assert sizes == [3, 1, 1, 1]
+    assert answer == wanted[1]
+    assert isinstance(picture, list)
+    assert isinstance(wanted[0], list)
+    assert _same(picture, wanted[0])
