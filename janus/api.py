@@ -6,7 +6,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from PIL import Image
@@ -15,7 +15,7 @@ from torch import Tensor
 from janus import checkpoints, memory
 from janus.background import Background
 from janus.checkpoints import adapters
-from janus.config import JanusConfig
+from janus.config import JanusConfig, PromptConfig
 from janus.core.cache import Cache
 from janus.core.quantized import Quantization, check_device
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
@@ -68,14 +68,26 @@ class Janus:
     files lie.
     """
 
-    def __init__(self, model: JanusModel, tokenizer: TextTokenizer, folder: Path) -> None:
+    def __init__(
+        self, model: JanusModel, tokenizer: TextTokenizer, folder: Path, prompt: PromptConfig | None = None
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.folder = folder
+        self._config = model.config if prompt is None else dataclasses.replace(model.config, prompt=prompt)
 
     @property
     def config(self) -> JanusConfig:
-        return self.model.config
+        return self._config
+
+    def with_prompt(self, **changes: Any) -> Janus:
+        """The same weights with other words around the users': fields of `janus.config.PromptConfig`.
+
+        For comparing with tools that prompt a checkpoint unlike its own template; what `save_pretrained`
+        writes does not change.  Raises TypeError for a field that there is not.
+        """
+        prompt = dataclasses.replace(self.config.prompt, **changes)
+        return Janus(self.model, self.tokenizer, self.folder, prompt)
 
     @classmethod
     def from_pretrained(

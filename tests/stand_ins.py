@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from janus.eval.asking import Made, Request
 from janus.eval.benchmark import Item, Line, Progress
 from janus.eval.detect import Detection
-from janus.eval.folder import Run, claimed, write_whole
+from janus.eval.folder import Run, claimed
 from janus.eval.prompts import TASKS, make_prompts
-from janus.eval.runner import make_answers
+from janus.eval.runner import batches, make_answers
 
 LINES = make_prompts(0, dict.fromkeys(TASKS, 2))
 PLAN: Line = {
@@ -35,26 +36,28 @@ class Numbers:
     def settings(self) -> Line:
         return {"seed": 0}
 
-    def ask(self, items: Sequence[Item], folder: Path, on_progress: Progress | None = None) -> list[Line]:
+    def check(self, prompts: Sequence[str], batch_size: int) -> None:
+        pass
+
+    def ask(self, requests: Sequence[Request], on_progress: Progress | None = None) -> list[Made]:
         answers = []
-        for item in items:
+        for item in (request.item for request in requests):
             self.asked.append(item.key)
             data = io.BytesIO()
             Image.new("RGB", (120, 120), (item.sample, item.number, 9)).save(data, "PNG")
             file = f"pictures/{item.key}.png"
-            write_whole(folder / file, data.getvalue())
             digest = sha256(data.getvalue()).hexdigest()
-            answers.append({"item": item.key, "file": file, "sha256": digest})
+            answers.append(Made({"item": item.key, "file": file, "sha256": digest}, {file: data.getvalue()}))
         return answers
-
-    def intact(self, answer: Line, folder: Path) -> bool:
-        return (folder / answer["file"]).exists()
 
 
 def numbers(folder: Path, asker: Numbers, plan: Line = PLAN) -> int:
     """Run `asker` on twelve prompts, five pictures at once; returns how many it was asked for."""
     with claimed(folder) as claim:
-        return make_answers(Run.begin(claim, plan, LINES), asker, batch_size=5)
+        run = Run.begin(claim, plan, LINES)
+        made = make_answers(run, batches(run, 5), lambda line: str(line["prompt"]), asker)
+        run.gather()
+    return made
 
 
 class Truth:

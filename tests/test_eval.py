@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from janus.cli import main
-from janus.eval.benchmark import Benchmark, Item, Line, Samples
+from janus.eval.asking import Made, Request
+from janus.eval.benchmark import Benchmark, Item, Line, Progress, Samples
 from janus.eval.detect import load_detector
 from janus.eval.folder import ANSWERS, Journal, Run, claimed
 from janus.eval.geneval import GenEval
@@ -45,13 +47,14 @@ def _killed(folder: Path, asked: Path, moment: int) -> None:
     """Run the stand-in in a process of its own, which is killed when it writes to the disk that often."""
     code = f"""
 import os, signal
+from collections.abc import Sequence
 from pathlib import Path
 from tests.stand_ins import Numbers, numbers
 class Logged(Numbers):
-    def ask(self, items, folder, on_progress=None):
+    def ask(self, requests, on_progress=None):
         with Path({str(asked)!r}).open("a") as log:
-            log.writelines(f"{{item.key}}\\n" for item in items)
-        return super().ask(items, folder, on_progress)
+            log.writelines(f"{{request.item.key}}\\n" for request in requests)
+        return super().ask(requests, on_progress)
 moments, sync = iter(range(1, 1000)), os.fsync
 def fsync(file):
     if next(moments) == {moment}:
@@ -102,6 +105,7 @@ def test_a_lost_picture_is_drawn_again(tmp_path: Path) -> None:
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     code = f"""
 from tests.stand_ins import Numbers, numbers
+from collections.abc import Sequence
 from pathlib import Path
 numbers(Path({str(tmp_path)!r}), Numbers())
 """
@@ -176,8 +180,9 @@ def test_results_have_their_schema(tmp_path: Path) -> None:
     assert low < results["scores"]["overall"] < high
     verdicts = [json.loads(line) for line in (tmp_path / VERDICTS).read_text().splitlines()]
     assert [line["item"] for line in verdicts if not line["correct"]] == ["00000/00000", "00000/00002"]
-    keys = {"item", "filename", "tag", "prompt", "correct", "reason", "metadata", "details"}
-    assert all(line.keys() == keys for line in verdicts)
+    keys = {"item", "id", "tags", "cluster", "pictures", "prompt", "score", "reason"}
+    official = {"filename", "tag", "prompt", "correct", "reason", "metadata", "details"}
+    assert all(line.keys() == keys | official for line in verdicts)
     report = (tmp_path / REPORT).read_text()
     for words in (
         "**judged by the truth;",
@@ -186,7 +191,7 @@ def test_results_have_their_schema(tmp_path: Path) -> None:
         "0.80 |",
     ):
         assert words in report
-    assert f"[00000/00000](pictures/00000/00000.png) | {LINES[0]['prompt']} | no |" in report
+    assert f"[00000/00000](pictures/00000/00000.png) | {LINES[0]['prompt']} |  | 0 |" in report
 
 
 def test_scoring_again_changes_nothing_and_looks_at_nothing(tmp_path: Path) -> None:
@@ -206,10 +211,10 @@ def test_scoring_again_changes_nothing_and_looks_at_nothing(tmp_path: Path) -> N
 
 def test_an_incomplete_run_says_so(tmp_path: Path) -> None:
     class Ending(Numbers):
-        def ask(self, items: list[Item], *rest: object) -> list[Line]:  # type: ignore[override]
+        def ask(self, requests: Sequence[Request], on_progress: Progress | None = None) -> list[Made]:
             if len(self.asked) == 15:
                 raise KeyboardInterrupt
-            return super().ask(items, *rest)  # type: ignore[arg-type]
+            return super().ask(requests)
 
     with pytest.raises(KeyboardInterrupt):
         numbers(tmp_path, Ending())
@@ -222,7 +227,7 @@ def test_an_incomplete_run_says_so(tmp_path: Path) -> None:
     assert results["tasks"]["two_object"]["scored"] == 7
     assert results["tasks"]["two_object"]["interval"] is None
     report = (tmp_path / REPORT).read_text()
-    assert "INCOMPLETE: of 48 answers expected, 15 were given" in report
+    assert "INCOMPLETE: of 48 pictures expected, 15 were answered" in report
     assert "| overall | - | - |" in report
     assert len(scored.verdicts) == 15
 
@@ -306,7 +311,7 @@ def test_a_model_run_to_its_results(janus: Janus, tmp_path: Path) -> None:
     assert results["settings"]["guidance"] == janus.config.drawing.guidance
     assert results["settings"]["limit"] == 2
     assert results["caveat"].startswith("not judged by the published detector; not comparable")
-    assert "the first 2 of 3 of three prompts" in (tmp_path / REPORT).read_text()
+    assert "2 of the 3 samples of three prompts" in (tmp_path / REPORT).read_text()
 
 
 def test_other_weights_are_another_run(janus: Janus, tmp_path: Path) -> None:

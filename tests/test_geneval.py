@@ -159,7 +159,7 @@ def test_fixed_looks_at_all_things_for_a_colour() -> None:
 
 def test_fixed_has_no_overall_without_all_tasks(tmp_path: Path) -> None:
     some = [sample for sample in LINES if sample["tag"] != "position"]
-    answers = Answers(tmp_path, some, "ten prompts", 1, {})
+    answers = Answers(tmp_path, some, "ten prompts", False, 1, {})
     correct = {Item(index, 0).key: index < 5 for index in range(len(some))}
     official, details = scores_of(answers, correct, "official")
     assert official["position"] is None

@@ -1,7 +1,7 @@
 """What a benchmark is: samples, the prompt of each, the score of the answers.
 
 One file per benchmark.  Everything else is shared: `runner` gets the answers and keeps them, `folder` is
-where they lie, and `command` is the command line.
+where they lie, `report` shows what came of them, and `command` is the command line.
 """
 
 from __future__ import annotations
@@ -9,23 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Line = dict[str, Any]  # a sample as the official file has it, a raw answer, a verdict
+from janus.eval.profiles import Profile
+
+Line = dict[str, Any]  # a sample, a raw answer, a verdict
 Progress = Callable[[int, int], None]  # done, total
 Mode = Literal["official", "fixed"]
+MODES: tuple[Mode, ...] = ("official", "fixed")
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A benchmark's data, in its official form."""
+    """A benchmark's data.
+
+    Pictures that samples show lie beside them: a line names them under `pictures`, by their content.
+    """
 
     title: str  # which set of samples it is, as reports call it
     lines: tuple[Line, ...]
+    published: bool = False  # whether it is the published data, known by its checksum
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -57,41 +65,83 @@ class Answers:
     folder: Path  # the run's
     samples: Sequence[Line]
     title: str  # of the samples
+    published: bool  # the samples are the published data, all of it
     each: int  # answers expected to a sample
-    raw: Mapping[str, Line]  # raw answers by the key of their item
+    raw: Mapping[str, Line]  # raw answers by the key of their item; one with `error` could not be given
 
     @property
     def items(self) -> list[Item]:
         """All that are expected, in order."""
         return [Item(i, j) for i in range(len(self.samples)) for j in range(self.each)]
 
+    def text(self, sample: int) -> str | None:
+        """The answer to a question; None where there is none."""
+        return self.raw.get(Item(sample, 0).key, {}).get("answer")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of the benchmark a score speaks of, counted as its scorer counts."""
+
+    unit: str  # what is counted: "question", "picture" ...
+    expected: int
+    answered: int
+    parsed: int  # answers that could be read
+    scored: int  # of them, and of unreadable ones that count as wrong: all that have a verdict
+
+    @property
+    def complete(self) -> bool:
+        return self.scored == self.expected
+
+
+@dataclass(frozen=True)
+class Table:
+    """Shown in Markdown and on the page."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
 
 @dataclass(frozen=True)
 class Scored:
-    """What came of it."""
+    """What came of it.
 
-    scores: dict[str, float | None]  # `overall` among them; None where answers are missing
-    parsed: int  # answers that could be read
-    scored: int  # answers that have a verdict
-    verdicts: Sequence[Line]  # one for each, with its reason
+    A verdict is a line for each unit that was scored: `item` (the key of its first raw answer), `id`
+    (stable), `tags` (by dimension), `prompt`, `pictures` (their files), `answer`, `read` (what was understood, None
+    if nothing), `expected`, `score` (0 to 1) and `reason`; `cluster` where units are not independent.
+    """
+
+    scores: dict[str, float | None]  # `overall` among them, mostly 0 to 1; None where answers are missing
+    counts: Counts
+    verdicts: Sequence[Line]
     details: Line  # goes into results.json as it is: counts, intervals, who judged
     caveat: str  # stands beside the score wherever it is shown; empty if it is a published number's equal
-    table: str  # Markdown: the scores beside published ones
-    reasons: str  # Markdown: every verdict
+    tables: Sequence[Table]  # the scores beside published ones
+    notes: Sequence[str] = ()
 
 
 class Benchmark(Protocol):
     """Samples, prompt, score."""
 
     name: str  # as the command line and results.json call it
+    kind: Literal["answer", "picture"]  # what the model gives
     mode: Mode  # the published rules with their quirks, or mended ones
     each: int  # answers to a sample unless the user says otherwise
+    profile: Profile | None  # how questions are put; None for drawings
+
+    @property
+    def settings(self) -> Line:
+        """What its prompts depend on besides the samples."""
 
     def samples(self, data: Path | None, fixture: bool) -> Samples:
         """The data at `data`; None: the package's own, of which `fixture` is a small part.
 
         Raises ValueError naming every line that is not as it should be.
         """
+
+    def limited(self, lines: Sequence[Line], limit: int) -> Sequence[Line]:
+        """The first `limit` samples, and what belongs to them."""
 
     def prompt(self, sample: Line) -> str:
         """What the model is given."""
@@ -101,3 +151,8 @@ class Benchmark(Protocol):
 
     def score(self, answers: Answers, on_progress: Progress | None = None) -> Scored:
         """Score what there is.  The same answers always give the same."""
+
+
+def check_mode(mode: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")

@@ -1,4 +1,4 @@
-"""The command line of `janus eval`: one word for each benchmark, and `score`.
+"""The command line of `janus eval`: one word for each benchmark, `score`, `compare` and `table`.
 
 Nothing heavy is imported before a command runs.
 """
@@ -6,8 +6,9 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,123 +17,395 @@ if TYPE_CHECKING:
     from janus.eval.benchmark import Benchmark, Progress
 
 Bar = Callable[[str, str], AbstractContextManager["Progress"]]  # what is being done, unit
+Load = Callable[[argparse.Namespace], "Janus"]
 
-_GENEVAL = """examples:
-  janus eval geneval --fixture                                  (twelve prompts, no data needed)
-  janus eval geneval --data geneval/prompts --model M --out runs/geneval-M
-  janus eval geneval --data evaluation_metadata.jsonl --limit 80 -n 1
 
-The same command given again goes on where it was stopped; `janus eval score` scores anew."""
+@dataclass(frozen=True)
+class _About:
+    """A benchmark on the command line."""
+
+    kind: str  # what the model gives: "picture" or "answer"
+    summary: str
+    data: str  # what --data takes
+    example: str
+    judged: bool = False  # whether a judge can be asked
+
+
+_BENCHMARKS = {
+    "geneval": _About(
+        "picture",
+        "Draw what GenEval's prompts ask for, and have a detector judge.",
+        "evaluation_metadata.jsonl, or the folder it is in",
+        "geneval/prompts",
+    ),
+    "dpg": _About(
+        "picture",
+        "Draw DPG-Bench's dense prompts, and have questions about the pictures answered.",
+        "the folder dpg_bench (dpg_bench.csv and prompts/)",
+        "ELLA/dpg_bench",
+        judged=True,
+    ),
+    "mmbench": _About(
+        "answer",
+        "MMBench: multiple choice, each question in all rotations of its options.",
+        "MMBench_DEV_EN.tsv, or the hub's parquet files",
+        "MMBench_DEV_EN.tsv",
+        judged=True,
+    ),
+    "pope": _About(
+        "answer",
+        "POPE: is this thing in the picture?  Three splits.",
+        "coco_pope_*.json, POPE.tsv, or the hub's parquet files",
+        "POPE/output/coco --images val2014",
+    ),
+    "mme": _About(
+        "answer",
+        "MME: two yes-or-no questions to each picture, perception and cognition.",
+        "MME.tsv, the release's folders, the evaluation tool's lists, or the hub's parquet files",
+        "MME.tsv",
+    ),
+    "seed": _About(
+        "answer",
+        "SEED-Bench: multiple choice about pictures, nine dimensions.",
+        "SEED-Bench.json, SEEDBench_IMG.tsv, or the hub's parquet files",
+        "SEEDBench_IMG.tsv",
+        judged=True,
+    ),
+    "mmmu": _About(
+        "answer",
+        "MMMU: college subjects, multiple choice and open questions, validation split.",
+        "MMMU_DEV_VAL.tsv, or the hub's parquet files",
+        "MMMU_DEV_VAL.tsv",
+        judged=True,
+    ),
+    "mmvet": _About(
+        "answer",
+        "MM-Vet: free answers, graded by a judge.",
+        "mm-vet.json, MMVet.tsv, or the hub's parquet files",
+        "mm-vet/mm-vet.json --images mm-vet/images",
+        judged=True,
+    ),
+    "gqa": _About(
+        "answer",
+        "GQA: short answers about scenes, the balanced test-dev questions.",
+        "testdev_balanced_questions.json, GQA_TestDev_Balanced.tsv, or the hub's parquet files",
+        "testdev_balanced_questions.json --images images",
+    ),
+}
 _SCORE = """examples:
   janus eval score runs/geneval
-  janus eval score runs/geneval --mode fixed"""
+  janus eval score runs/pope --mode fixed
+  janus eval score Janus-Pro-1B_POPE.xlsx --as pope --out runs/theirs          (VLMEvalKit)
+  janus eval score 20260101_samples_pope.jsonl --as pope --data lmms-lab/POPE  (lmms-eval)"""
 
 
 def add_commands(verb: argparse.ArgumentParser, add_model: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Add the benchmarks and `score` to `janus eval`; add_model adds the options that choose a model."""
+    """Add the benchmarks and what works on their runs to `janus eval`; add_model adds options for a model."""
     commands = verb.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    geneval = _command(
-        commands, "geneval", "Draw what GenEval's prompts ask for, and have a detector judge.", _GENEVAL
+    for name, about in _BENCHMARKS.items():
+        command = _command(commands, name, about.summary, _examples(name, about))
+        _asking(command, name, about)
+        _judging(command, (name,))
+        add_model(command)
+    score = _command(commands, "score", "Score a run's answers anew, or those of another tool.", _SCORE)
+    score.add_argument("folder", metavar="PATH", help="a run's --out, or VLMEvalKit's or lmms-eval's file")
+    score.add_argument("--as", dest="named", choices=[*_BENCHMARKS], help="whose answers a file holds")
+    score.add_argument("--out", metavar="D", help="folder for the scores of a file (default: beside it)")
+    score.add_argument("--data", metavar="PATH", help="the data set, which lmms-eval's files do not hold")
+    score.add_argument("--images", metavar="D", help="its pictures, if they lie in files of their own")
+    _judging(score, tuple(_BENCHMARKS))
+    compare = _command(
+        commands,
+        "compare",
+        "Which answers of two runs of a benchmark differ, and whether the difference is one.",
+        "example:\n  janus eval compare runs/pope-bf16 runs/pope-int4",
     )
-    geneval.add_argument("--data", metavar="PATH", help="evaluation_metadata.jsonl, or the folder it is in")
-    geneval.add_argument("--fixture", action="store_true", help="only the package's own small sample")
-    geneval.add_argument(
-        "--out", metavar="D", default="runs/geneval", help="folder of the run (default: runs/geneval)"
+    compare.add_argument("folder", metavar="RUN", help="a scored run")
+    compare.add_argument("other", metavar="OTHER", help="another run of the same benchmark")
+    compare.add_argument("--show", type=int, default=20, metavar="N", help="changes to show (default: 20)")
+    table = _command(
+        commands,
+        "table",
+        "Scores of many runs, beside the Janus-Pro report's numbers.",
+        "example:\n  janus eval table runs/*",
     )
-    geneval.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
-    geneval.add_argument("-n", type=int, metavar="N", help="pictures of each prompt (default: 4)")
-    geneval.add_argument("--seed", type=int, default=0, help="every picture's own comes from it (default: 0)")
-    geneval.add_argument("--guidance", type=float, help="1 is none (default: the checkpoint's own)")
-    geneval.add_argument("--temperature", type=float, help="0 is greedy (default: the checkpoint's own)")
-    geneval.add_argument("--batch-size", type=int, default=16, help="pictures drawn at once (default: 16)")
-    geneval.add_argument("--answers-only", action="store_true", help="draw now, score later")
-    _judging(geneval)
-    add_model(geneval)
-    score = _command(commands, "score", "Score a run's answers anew, without the model.", _SCORE)
-    score.add_argument("folder", metavar="DIR", help="the run's --out")
-    _judging(score)
+    table.add_argument("folders", nargs="+", metavar="RUN", help="scored runs")
 
 
-def run(options: argparse.Namespace, load: Callable[[argparse.Namespace], Janus], bar: Bar) -> None:
+def run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
     """Run `janus eval`.  load: the model that the options choose.  bar: shows progress."""
     if options.benchmark == "score":
-        _score(_opened(options), options.folder, bar)
-        return
-    from janus.eval.runner import Asking, answer
+        _score_again(options, load, bar)
+    elif options.benchmark == "compare":
+        from janus.eval.compare import compare
+
+        print(compare(options.folder, options.other, options.show))
+    elif options.benchmark == "table":
+        from janus.eval.compare import overview
+
+        print(overview(options.folders))
+    else:
+        _run(options, load, bar)
+
+
+def _run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
+    from janus.eval.workers import Workers
     from janus.gallery import check_folder
 
-    benchmark = _geneval(options)
+    about = _BENCHMARKS[options.benchmark]
+    benchmark = _benchmark(options.benchmark, options, load)
     if options.data and options.fixture:
         raise ValueError("give either --data or --fixture")
-    samples = benchmark.samples(Path(options.data) if options.data else None, options.fixture)
-    asking = Asking(
-        model=_called(options),
-        each=options.n,
-        limit=options.limit,
-        seed=options.seed,
-        guidance=options.guidance,
-        temperature=options.temperature,
-        batch_size=options.batch_size,
-    )
-    check_folder(options.out)
-    if not options.answers_only:
-        benchmark.prepare()
-    model = load(options)
-    with bar("drawing", "picture") as show:
-        made = answer(benchmark, samples, model, asking, options.out, show)
-    print(f"{made} pictures drawn into {options.out}")
-    if not options.answers_only:
-        _score(benchmark, options.out, bar)
+    asking = _settings(options, about)
+    with Workers.here() as workers:
+        samples = None
+        if workers.first:
+            samples = _samples(benchmark, options, about)
+            check_folder(options.out)
+            if not options.answers_only:
+                benchmark.prepare()
+        if options.ray:
+            made = _on_ray(benchmark, samples, asking, options, bar)
+        else:
+            model = load(options)
+            doing = "drawing" if about.kind == "picture" else "asking"
+            with bar(doing, about.kind) if workers.first else nullcontext() as show:
+                made = workers.answer(benchmark, samples, model, asking, options.out, show)
+        if not workers.first:
+            return
+        done = "drawn" if about.kind == "picture" else "given"
+        print(f"{made} {about.kind}s {done} into {options.out}")
+        if not options.answers_only:
+            _score(benchmark, options.out, bar)
 
 
-def _score(benchmark: Benchmark, folder: str, bar: Bar) -> None:
-    from janus.eval.runner import REPORT, RESULTS, VERDICTS, score, summary
+def _samples(benchmark: Any, options: argparse.Namespace, about: _About) -> Any:
+    from janus.eval.hub import found
 
-    with bar("judging", "picture") as show:
+    data = found(options.data, getattr(benchmark, "accepts", ())) if options.data else None
+    if about.kind == "answer":
+        return benchmark.samples(data, options.fixture, Path(options.images) if options.images else None)
+    return benchmark.samples(data, options.fixture)
+
+
+def _settings(options: argparse.Namespace, about: _About) -> Any:
+    from janus.eval.runner import Asking
+
+    if about.kind == "answer":
+        more = {"max_tokens": options.max_tokens}
+    else:
+        more = {
+            "each": options.n,
+            "seed": options.seed,
+            "guidance": options.guidance,
+            "temperature": options.temperature,
+        }
+    return Asking(model=_called(options), limit=options.limit, batch_size=options.batch_size, **more)
+
+
+def _on_ray(benchmark: Any, samples: Any, asking: Any, options: argparse.Namespace, bar: Bar) -> int:
+    from janus.eval.cluster import answer
+
+    model = {
+        name: getattr(options, name)
+        for name in ("device", "dtype", "quantize", "adapter", "revision", "offline")
+    }
+    with bar("on the cluster", "answer") as show:
+        return answer(
+            benchmark,
+            samples,
+            {"source": options.model, **model},
+            asking,
+            options.out,
+            show,
+            address=options.ray,
+            workers=options.workers,
+        )
+
+
+def _score(benchmark: Benchmark, folder: str | Path, bar: Bar) -> None:
+    from janus.eval.report import summary
+    from janus.eval.runner import PAGE, REPORT, RESULTS, VERDICTS, score
+
+    with bar("judging", "answer") as show:
         results, scored = score(benchmark, folder, show)
     print(f"\n{summary(results, scored)}\n")
-    for name in (RESULTS, VERDICTS, REPORT):
+    for name in (RESULTS, VERDICTS, REPORT, PAGE):
         print(Path(folder) / name)
 
 
-def _opened(options: argparse.Namespace) -> Benchmark:
-    """The benchmark of the run in a folder."""
+def _score_again(options: argparse.Namespace, load: Load, bar: Bar) -> None:
     from janus.eval.folder import Run
 
-    name = Run.open(Path(options.folder)).plan["benchmark"]
-    if name not in _BENCHMARKS:
-        raise ValueError(f"{options.folder} holds a run of {name}; there are {', '.join(_BENCHMARKS)}")
-    return _BENCHMARKS[name](options)
+    if Path(options.folder).is_dir():
+        name = Run.open(Path(options.folder)).plan["benchmark"]
+        if name not in _BENCHMARKS:
+            raise ValueError(f"{options.folder} holds a run of {name}; there are {', '.join(_BENCHMARKS)}")
+        if options.named not in (None, name):
+            raise ValueError(f"{options.folder} holds a run of {name}, not of {options.named}")
+        folder = Path(options.folder)
+        options.prompts = Run.open(folder).plan["settings"].get("profile", "pro")
+    else:
+        from janus.eval.foreign import bring_in
+        from janus.eval.hub import found
+
+        name, options.prompts = options.named, "plain"
+        if name is None or _BENCHMARKS[name].kind != "answer":
+            named = [one for one, about in _BENCHMARKS.items() if about.kind == "answer"]
+            raise ValueError(f"say with --as whose answers {options.folder} holds: {', '.join(named)}")
+        file = Path(options.folder)
+        folder = Path(options.out) if options.out else file.with_name(f"{file.name}.scored")
+        data = found(options.data, ()) if options.data else None
+        images = Path(options.images) if options.images else None
+        bring_in(_benchmark(name, options, load), file, folder, data, images)
+    _score(_benchmark(name, options, load), folder, bar)
 
 
-def _geneval(options: argparse.Namespace) -> Benchmark:
-    from janus.eval.geneval import GenEval
+def _benchmark(name: str, options: argparse.Namespace, load: Load) -> Any:
+    """The benchmark, with its judge or detector."""
+    if name == "geneval":
+        from janus.eval.geneval import GenEval
 
-    return GenEval(options.detector, options.mode)
+        return GenEval(options.detector, options.mode)
+    from importlib import import_module
+
+    kind = {"mmbench": "MMBench", "seed": "Seed", "mmvet": "MMVet", "dpg": "DPG"}.get(name, name.upper())
+    make = getattr(import_module(f"janus.eval.{name}"), kind)
+    more: dict[str, Any] = {"judge": _judge(options, load)} if _BENCHMARKS[name].judged else {}
+    if _BENCHMARKS[name].kind == "answer":
+        more["profile"] = options.prompts
+    return make(mode=options.mode, **more)
 
 
-_BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {"geneval": _geneval}
+def _judge(options: argparse.Namespace, load: Load) -> Any:
+    """Who is asked where a rule needs a judge; None: the benchmark does without."""
+    who = options.judge
+    if who is None:
+        return None
+    if who == "janus":
+        from janus.api import Janus
+        from janus.eval.judges import ModelJudge
+
+        name = options.judge_model or "the embedded model"
+        return ModelJudge(Janus.from_pretrained(options.judge_model), name)
+    if who == "mplug":
+        from janus.eval.dpg import MPlug
+
+        return MPlug()
+    from janus.eval.endpoint import Endpoint
+    from janus.eval.judges import Limit
+
+    if not options.judge_model:
+        raise ValueError(f"say with --judge-model which model {who} is to be asked for")
+    prices = tuple(options.judge_prices) if options.judge_prices else None
+    limit = Limit(options.judge_requests, None, options.judge_budget, prices)
+    return Endpoint(who, options.judge_model, key_variable=options.judge_key or None, limit=limit)
 
 
 def _command(commands: Any, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    return commands.add_parser(
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
         description=summary,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return parser
 
 
-def _judging(command: argparse.ArgumentParser) -> None:
+def _examples(name: str, about: _About) -> str:
+    small = "-n 1 --limit 80" if about.kind == "picture" else "--limit 200 --prompts llava"
+    return f"""examples:
+  janus eval {name} --fixture                                   (a small sample, no data needed)
+  janus eval {name} --data {about.example} --model M --out runs/{name}-M
+  janus eval {name} --data {about.example} {small}
+
+The same command given again goes on where it was stopped; `janus eval score` scores anew.
+On several GPUs: torchrun --nproc-per-node 8 -m janus eval {name} ..."""
+
+
+def _asking(command: argparse.ArgumentParser, name: str, about: _About) -> None:
+    command.add_argument(
+        "--data", metavar="PATH", help=f"{about.data}; or a dataset on the hub (default: the package's own)"
+    )
+    command.add_argument("--fixture", action="store_true", help="only the package's own small sample")
+    command.add_argument(
+        "--out", metavar="D", default=f"runs/{name}", help=f"folder of the run (default: runs/{name})"
+    )
+    command.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="only the first N samples, and what is scored together with them",
+    )
+    if about.kind == "picture":
+        command.add_argument("-n", type=int, metavar="N", help="pictures of each prompt (default: 4)")
+        command.add_argument(
+            "--seed", type=int, default=0, help="every picture's own comes from it (default: 0)"
+        )
+        command.add_argument("--guidance", type=float, help="1 is none (default: the checkpoint's own)")
+        command.add_argument("--temperature", type=float, help="0 is greedy (default: the checkpoint's own)")
+    else:
+        command.add_argument(
+            "--images",
+            metavar="D",
+            help="folder of pictures that lie in files of their own (default: beside)",
+        )
+        command.add_argument(
+            "--prompts",
+            choices=["pro", "vlmevalkit", "llava", "plain"],
+            default="pro",
+            help="how questions are put, see docs/evaluation.md (default: pro)",
+        )
+        command.add_argument(
+            "--max-tokens",
+            type=int,
+            metavar="N",
+            help="of an answer (default: as the prompts' source has it)",
+        )
+    command.add_argument("--batch-size", type=int, default=16, help="asked at once (default: 16)")
+    command.add_argument("--answers-only", action="store_true", help="get the answers now, score them later")
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help='a Ray cluster to work on, or "local" (needs janus-pro[ray])'
+    )
+    command.add_argument("--workers", type=int, metavar="N", help="with --ray: models (default: one per GPU)")
+
+
+def _judging(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
     command.add_argument(
         "--mode",
         choices=["official", "fixed"],
         default="official",
         help="the published rules with their quirks, or mended (default: official)",
     )
-    command.add_argument(
-        "--detector", choices=["scene"], default="scene", help="who judges pictures (default: scene)"
+    if "geneval" in names:
+        command.add_argument(
+            "--detector", choices=["scene"], default="scene", help="who judges pictures (default: scene)"
+        )
+    if not any(_BENCHMARKS[name].judged for name in names):
+        return
+    group = command.add_argument_group("judge", "who is asked where the rule needs a judge")
+    group.add_argument(
+        "--judge",
+        metavar="WHO",
+        help='the address of an OpenAI-style server, such as https://api.example.com/v1; "janus" for a Janus '
+        'model; "mplug" for DPG-Bench\'s own (default: none, answers are matched)',
+    )
+    group.add_argument("--judge-model", metavar="M", help="its name there; for janus a folder or hub id")
+    group.add_argument(
+        "--judge-key",
+        metavar="VARIABLE",
+        default="OPENAI_API_KEY",
+        help='environment variable with the key, "" if none is wanted (default: OPENAI_API_KEY)',
+    )
+    group.add_argument("--judge-requests", type=int, metavar="N", help="ask at most so often, in all")
+    group.add_argument("--judge-budget", type=float, metavar="X", help="spend at most so much, in all")
+    group.add_argument(
+        "--judge-prices",
+        type=float,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="of a million tokens read and written, for --judge-budget",
     )
 
 

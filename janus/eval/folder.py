@@ -1,9 +1,10 @@
 """A run's folder: what was asked for, the raw answers as they come, and what was made of them.
 
     run.json        samples, settings and versions; whoever goes on must agree with the first two
-    samples.jsonl   the samples, in their official form
-    answers.jsonl   raw answers, in the order they were made
-    results.json, verdicts.jsonl, report.md      written by scoring, whole and anew each time
+    samples.jsonl   the samples
+    pictures/       those that are asked about, or that were drawn
+    answers.jsonl   raw answers, as they were made; in their order when all are there
+    results.json, verdicts.jsonl, report.md, report.html      written by scoring, whole and anew each time
 
 A process may be killed at any moment.  Files appear whole or not at all, except JSON lines that are added
 to: their last line may then be a beginning, which is cut off before the next is added.
@@ -14,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from janus.eval.benchmark import Answers, Item, Line
+from janus.eval.benchmark import Answers, Line
 from janus.gallery import check_folder
 
-PLAN, SAMPLES, ANSWERS, LOCK = "run.json", "samples.jsonl", "answers.jsonl", "lock"
+PLAN, SAMPLES, ANSWERS, LOCK, PICTURES = "run.json", "samples.jsonl", "answers.jsonl", "lock", "pictures"
 _PART = ".part"
 _FREE = {"versions"}  # of the plan; may differ when a run goes on
 
@@ -68,18 +70,28 @@ class Journal:
 
 
 class Run:
-    """An open run folder."""
+    """An open run folder.
+
+    Several workers add answers to journals of their own, `answers-1.jsonl` and so on; `gather` makes one file
+    of them, in order.
+    """
 
     def __init__(self, folder: Path, plan: Line, samples: Sequence[Line]) -> None:
         self.folder, self.plan, self.samples = folder, plan, samples
-        self.journal = Journal(folder / ANSWERS)
 
     @classmethod
-    def begin(cls, folder: Path, plan: Line, samples: Sequence[Line]) -> Run:
+    def begin(
+        cls,
+        folder: Path,
+        plan: Line,
+        samples: Sequence[Line],
+        pictures: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> Run:
         """A new run, or the same one going on.
 
-        plan: `benchmark`, `samples`, `settings` (among them `each`) and `versions`.  Raises ValueError for
-        a folder with another run, naming what differs, or with something else in it.
+        plan: `benchmark`, `samples`, `settings` (among them `each`) and `versions`.  pictures: those that
+        samples name.  Raises ValueError for a folder with another run, naming what differs, or with
+        something else in it.
         """
         plan = json.loads(json.dumps(plan))
         if (folder / PLAN).exists():
@@ -92,15 +104,33 @@ class Run:
                     f"{folder} holds another run; it differs in {', '.join(differs)}.  "
                     "Give this one a folder of its own with --out"
                 )
+            before._keep(pictures)
             return before
-        others = {p.name for p in folder.iterdir() if p.suffix != _PART} - {LOCK, SAMPLES}
+        begun = {SAMPLES, PICTURES} if (folder / SAMPLES).exists() else set()
+        others = {p.name for p in folder.iterdir() if p.suffix != _PART} - {LOCK} - begun
         if others:
             raise ValueError(
                 f"{folder} has something else in it ({min(others)}); give another folder as --out"
             )
         write_lines(folder / SAMPLES, samples)
+        run = cls(folder, plan, list(samples))
+        run._keep(pictures)
         write_json(folder / PLAN, plan)
-        return cls(folder, plan, list(samples))
+        return run
+
+    def _keep(self, pictures: Mapping[str, bytes]) -> None:
+        """Keep those that samples name and are not there; their names tell their content."""
+        for name in dict.fromkeys(name for line in self.samples for name in line.get("pictures", ())):
+            path = self.folder / PICTURES / name
+            if name in pictures and not path.exists():
+                write_whole(path, pictures[name])
+
+    def pictures(self, sample: Line) -> tuple[bytes, ...]:
+        """The files of the pictures that a sample names.  Raises ValueError where one cannot be read."""
+        try:
+            return tuple((self.folder / PICTURES / name).read_bytes() for name in sample.get("pictures", ()))
+        except OSError as error:
+            raise ValueError(f"cannot read {error.filename}: {error.strerror}") from error
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -117,13 +147,33 @@ class Run:
 
     def answers(self) -> Answers:
         """What there is so far; of two answers to the same item the later one."""
-        raw = {line["item"]: line for line in self.journal.read()}
+        raw = {line["item"]: line for journal in self._journals() for line in journal.read()}
+        about = self.plan["samples"]
+        published = about.get("published", False) and about["used"] == about["count"]
         each = self.plan["settings"]["each"]
-        answers = Answers(self.folder, self.samples, self.plan["samples"]["title"], each, raw)
+        answers = Answers(self.folder, self.samples, about["title"], published, each, raw)
         strange = raw.keys() - {item.key for item in answers.items}
         if strange:
-            raise ValueError(f"{self.journal.path} answers {min(strange)!r}, which nobody asked")
+            raise ValueError(f"{self.folder / ANSWERS} answers {min(strange)!r}, which nobody asked")
         return answers
+
+    def journal(self, worker: int = 0) -> Journal:
+        """Where a worker keeps its answers."""
+        return Journal(self.folder / (f"answers-{worker}.jsonl" if worker else ANSWERS))
+
+    def gather(self) -> None:
+        """One file of all answers, in their order, and each but once."""
+        answers = self.answers()
+        lines = [answers.raw[item.key] for item in answers.items if item.key in answers.raw]
+        if lines != self.journal().read():
+            write_lines(self.folder / ANSWERS, lines)
+        for journal in self._journals()[1:]:
+            journal.path.unlink()
+
+    def _journals(self) -> list[Journal]:
+        """That of the first worker comes first."""
+        others = sorted(self.folder.glob("answers-*.jsonl"))
+        return [self.journal(), *map(Journal, others)]
 
 
 @contextmanager
@@ -173,9 +223,9 @@ def write_lines(path: Path, lines: Sequence[Line]) -> None:
     write_whole(path, "".join(_json_line(line) for line in lines).encode())
 
 
-def missing(answers: Answers) -> list[Item]:
-    """Items without an answer, in order."""
-    return [item for item in answers.items if item.key not in answers.raw]
+def intact(answer: Line, folder: Path) -> bool:
+    """Whether it is an answer, and the file that it speaks of is there and the same."""
+    return "error" not in answer and ("file" not in answer or picture_bytes(answer, folder) is not None)
 
 
 def picture_bytes(answer: Line, folder: Path) -> bytes | None:

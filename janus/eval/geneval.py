@@ -11,14 +11,14 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from janus.data.layouts import RELATIONS
 from janus.data.subjects import COLOURS, NAMES
-from janus.eval.benchmark import Answers, Line, Mode, Progress, Samples, Scored
+from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Samples, Scored, check_mode
 from janus.eval.detect import DETECTORS, UNKNOWN_CAVEAT, Detector, figures, load_detector
 from janus.eval.geneval_rules import RULES, Seen, Verdict, counted, verdict
-from janus.eval.geneval_scores import reasons, scores_of, table
+from janus.eval.geneval_scores import notes, scores_of, tables
 from janus.eval.prompts import COUNTS, TASKS, make_prompts
 from janus.eval.seen import see
 
@@ -36,13 +36,14 @@ class GenEval:
     """
 
     name = "geneval"
+    kind: Literal["answer", "picture"] = "picture"
     each = 4
+    profile = None
 
     def __init__(
         self, detector: str | Detector = "scene", mode: Mode = "official", caveat: str = UNKNOWN_CAVEAT
     ) -> None:
-        if mode not in RULES:
-            raise ValueError(f"mode must be one of {', '.join(RULES)}, not {mode!r}")
+        check_mode(mode)
         self._detector, self.mode = detector, mode
         self._caveat = (
             DETECTORS[detector][2] if isinstance(detector, str) and detector in DETECTORS else caveat
@@ -55,6 +56,13 @@ class GenEval:
         if fixture:
             return Samples("the package's fixture", tuple(make_prompts(0, dict.fromkeys(TASKS, 2))))
         return Samples("the package's own prompts (seed 0)", tuple(make_prompts(0, COUNTS)))
+
+    @property
+    def settings(self) -> Line:
+        return {}
+
+    def limited(self, lines: Sequence[Line], limit: int) -> Sequence[Line]:
+        return lines[:limit]
 
     def prompt(self, sample: Line) -> str:
         return str(sample["prompt"])
@@ -81,15 +89,15 @@ class GenEval:
             "rules": dataclasses.asdict(rules),
             "detector": {"title": detector.title, "figures": figures(detector)},
         }
+        answered = sum(item.key in answers.raw for item in answers.items)
         return Scored(
             scores=scores,
-            parsed=len(seen),
-            scored=len(lines),
+            counts=Counts("picture", len(answers.items), answered, len(seen), len(lines)),
             verdicts=lines,
             details=details,
-            caveat=self._caveat_of(answers),
-            table=table(scores, details),
-            reasons=reasons(lines),
+            caveat=self._caveat if answers.published else f"{self._caveat}; not all the official prompts",
+            tables=tables(scores, details),
+            notes=notes(details),
         )
 
     def _loaded(self) -> Detector:
@@ -97,15 +105,16 @@ class GenEval:
             self._detector = load_detector(self._detector)
         return self._detector
 
-    def _caveat_of(self, answers: Answers) -> str:
-        whole = answers.title == OFFICIAL and len(answers.samples) == sum(COUNTS.values())
-        return self._caveat if whole else f"{self._caveat}; not all the official prompts"
-
 
 def _verdict_line(raw: Line, sample: Line, judged: Verdict, things: Mapping[str, Sequence[Seen]]) -> Line:
     """With the keys of the official results.jsonl, so that its summary_scores.py reads the file, too."""
     return {
         "item": raw["item"],
+        "id": raw["item"],
+        "tags": {"task": sample["tag"]},
+        "cluster": raw["item"].split("/")[0],
+        "pictures": [raw["file"]],
+        "score": float(judged.correct),
         "filename": raw["file"],
         "tag": sample["tag"],
         "prompt": sample["prompt"],
@@ -142,7 +151,7 @@ def read_metadata(path: Path) -> Samples:
     if not lines:
         raise ValueError(f"{path} has no samples")
     samples = Samples(f"lines of {path.name}", tuple(lines))
-    return Samples(OFFICIAL, samples.lines) if samples.sha256 == OFFICIAL_SHA256 else samples
+    return Samples(OFFICIAL, samples.lines, published=True) if samples.sha256 == OFFICIAL_SHA256 else samples
 
 
 def _checked(line: Any) -> Line:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from statistics import fmean
 
-from janus.eval.benchmark import Answers, Item, Line, Mode
+from janus.eval.benchmark import Answers, Item, Line, Mode, Table
 from janus.eval.intervals import bootstrap, wilson
 from janus.eval.prompts import TASKS
-
-# Table 4 of the Janus-Pro report, in the order of TASKS, then overall.
-PUBLISHED = {
-    "Janus": (0.97, 0.68, 0.30, 0.84, 0.46, 0.42, 0.61),
-    "Janus-Pro-1B": (0.98, 0.82, 0.51, 0.89, 0.65, 0.56, 0.73),
-    "Janus-Pro-7B": (0.99, 0.89, 0.59, 0.90, 0.79, 0.66, 0.80),
-}
+from janus.eval.published import GENEVAL
+from janus.eval.tallies import shown, shown_interval
 
 
 def scores_of(
@@ -58,46 +53,36 @@ def scores_of(
     return scores, details
 
 
-def table(scores: Mapping[str, float | None], details: Line) -> str:
-    """Markdown: the scores with their intervals beside the report's."""
-    detector = details["detector"]
-    names = list(PUBLISHED)
-    lines = [
-        f"Judged by the {detector['title']}; the report's numbers by Mask2Former.",
-        "",
-        "| task | score | 95 % | right of | " + " | ".join(f"{name} (report)" for name in names) + " |",
-        "|---|---|---|---|" + "---|" * len(names),
-    ]
+def tables(scores: Mapping[str, float | None], details: Line) -> list[Table]:
+    """The scores with their intervals beside the report's."""
+    names = ["Janus", "Janus-Pro-1B", "Janus-Pro-7B"]
+    rows = []
     for row, task in enumerate([*TASKS, "overall"]):
-        score = scores[task]
         counts = details["tasks"].get(task)
         interval = counts["interval"] if counts else details["overall_interval"]
-        shown = [
-            task,
-            "-" if score is None else f"{score:.3f}",
-            "-" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
-            f"{counts['correct']} of {counts['scored']}" if counts else "",
-            *(f"{PUBLISHED[name][row]:.2f}" for name in names),
-        ]
-        lines.append(f"| {' | '.join(shown)} |")
+        rows.append(
+            [
+                task,
+                shown(scores[task], 1, 3),
+                shown_interval(interval, 1, 3),
+                f"{counts['correct']} of {counts['scored']}" if counts else "",
+                *(f"{GENEVAL[name][row]:.2f}" for name in names),
+            ]
+        )
+    header = ["task", "score", "95 %", "right of", *(f"{name} (report)" for name in names)]
+    return [Table("", header, rows)]
+
+
+def notes(details: Line) -> list[str]:
+    """What else there is to know: who judged, shares of pictures and prompts."""
+    detector = details["detector"]
+    told = [f"Judged by the {detector['title']}; the report's numbers by Mask2Former."]
     if details["pictures_right"] is not None:
-        lines += [
-            "",
+        told.append(
             f"Right: {details['pictures_right']:.1%} of all pictures; "
-            f"of {details['prompts_right']:.1%} of the prompts at least one picture.",
-        ]
+            f"of {details['prompts_right']:.1%} of the prompts at least one picture."
+        )
     if detector["figures"]:
         figures = "; ".join(f"{name} {value}" for name, value in detector["figures"].items())
-        lines += ["", f"What is known of the {detector['title']}: {figures}."]
-    return "\n".join(lines)
-
-
-def reasons(verdicts: Sequence[Line]) -> str:
-    """Markdown: every picture with its prompt, its verdict and the reason."""
-    lines = ["| picture | prompt | right | why not |", "|---|---|---|---|"]
-    for line in verdicts:
-        why = line["reason"].replace("\n", "; ")
-        cells = [line["prompt"], "yes" if line["correct"] else "no", why]
-        safe = " | ".join(cell.replace("\n", " ").replace("|", "\\|") for cell in cells)
-        lines.append(f"| [{line['item']}]({line['filename']}) | {safe} |")
-    return "\n".join(lines)
+        told.append(f"What is known of the {detector['title']}: {figures}.")
+    return told

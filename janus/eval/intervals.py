@@ -34,3 +34,22 @@ def bootstrap(groups: Sequence[Sequence[float]], rounds: int = 10_000) -> tuple[
         means += values[rng.integers(0, len(values), (rounds, len(values)))].mean(axis=1) / len(groups)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def clustered(scores: Sequence[float], clusters: Sequence[str], rounds: int = 10_000) -> tuple[float, float]:
+    """The interval of the mean of scores of which those of one cluster go together: clusters are drawn anew.
+
+    scores and clusters: one for each verdict, at least one.  Always draws the same.
+    """
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    places = np.array([numbers[cluster] for cluster in clusters])
+    counts = np.bincount(places).astype(np.float64)
+    sums = np.bincount(places, weights=np.asarray(scores, np.float64))
+    rng = np.random.default_rng(0)
+    means = np.empty(rounds)
+    step = max(1, 2_000_000 // len(numbers))  # rounds at once, for the memory
+    for start in range(0, rounds, step):
+        drawn = rng.integers(0, len(numbers), (min(step, rounds - start), len(numbers)))
+        means[start : start + step] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

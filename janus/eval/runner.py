@@ -7,22 +7,25 @@ the folder alone, so that it can be repeated in another mode, with another judge
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from janus import __version__
+from janus.eval.asking import Asker, Made, Manner, Request, asker_for
 from janus.eval.benchmark import Benchmark, Item, Line, Progress, Samples, Scored
-from janus.eval.folder import Journal, Run, claimed, missing, write_json, write_lines, write_whole
+from janus.eval.folder import Journal, Run, claimed, intact, write_json, write_lines, write_whole
+from janus.eval.report import page, report
 
 if TYPE_CHECKING:
     from janus.api import Janus
 
-RESULTS, VERDICTS, REPORT, TIMES = "results.json", "verdicts.jsonl", "report.md", "times.jsonl"
+RESULTS, VERDICTS, TIMES = "results.json", "verdicts.jsonl", "times.jsonl"
+REPORT, PAGE = "report.md", "report.html"
+Batch = Sequence[Request]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,31 +34,20 @@ class Asking:
 
     model: str  # what reports call it
     each: int | None = None  # answers to a sample; None: as the benchmark says
-    limit: int | None = None  # only the first samples
-    seed: int = 0
-    guidance: float | None = None  # None: the checkpoint's own
-    temperature: float | None = None  # None: the checkpoint's own
+    limit: int | None = None  # only the first samples, and what belongs to them
+    seed: int = 0  # of drawings
+    guidance: float | None = None  # of drawings; None: the checkpoint's own
+    temperature: float | None = None  # of drawings; None: the checkpoint's own
+    max_tokens: int | None = None  # of answers in words; None: as the prompt profile says
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("each", "limit", "batch_size"):
+        for name in ("each", "limit", "max_tokens", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-
-
-class Asker(Protocol):
-    """Makes raw answers of one kind."""
-
-    @property
-    def settings(self) -> Line:
-        """What the answers depend on besides the model."""
-
-    def ask(self, items: Sequence[Item], folder: Path, on_progress: Progress | None = None) -> list[Line]:
-        """The raw answers to some items, each a line with the key `item`."""
-
-    def intact(self, answer: Line, folder: Path) -> bool:
-        """Whether the files that an answer speaks of are there and whole."""
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {self.seed}")
 
 
 def answer(
@@ -71,65 +63,130 @@ def answer(
     on_progress: answers made and to be made by this call.  Raises ValueError, before any is made, for what
     does not fit: settings, prompts, memory, a folder with another run, another process at work in it.
     """
-    from janus.eval.drawing import Drawer
-
-    lines = samples.lines[: asking.limit]
-    prompts = [benchmark.prompt(line) for line in lines]
-    asker = Drawer(
-        model,
-        lines,
-        prompts,
-        seed=asking.seed,
-        guidance=asking.guidance,
-        temperature=asking.temperature,
-        batch_size=asking.batch_size,
-    )
-    settings = {
-        "model": asking.model,
-        "weights": fingerprint(model),
-        "dtype": str(model.model.dtype).removeprefix("torch."),
-        "device": model.model.device.type,
-        "each": asking.each or benchmark.each,
-        "limit": asking.limit,
-        **asker.settings,
-    }
+    asker = asker_for(manner_of(benchmark, asking), model)
+    lines = chosen(benchmark, samples, asking)
+    asker.check([benchmark.prompt(line) for line in lines], asking.batch_size)
     with claimed(out) as folder:
-        run = Run.begin(folder, _plan(benchmark, samples, settings), lines)
-        return make_answers(run, asker, asking.batch_size, on_progress)
+        run = begin(benchmark, samples, lines, asking, asker.settings, folder)
+        left = batches(run, asking.batch_size)
+        made = make_answers(run, left, benchmark.prompt, asker, asking.seed, on_progress)
+        run.gather()
+    return made
 
 
-def make_answers(run: Run, asker: Asker, batch_size: int, on_progress: Progress | None = None) -> int:
-    """Ask what has no answer yet, up to `batch_size` items at once; returns how many these were.
+def manner_of(benchmark: Benchmark, asking: Asking) -> Manner:
+    """How the answers to this benchmark are made."""
+    profile = benchmark.profile
+    if profile is None:
+        return Manner("picture", guidance=asking.guidance, temperature=asking.temperature)
+    return Manner(
+        "answer",
+        max_tokens=asking.max_tokens or profile.max_tokens,
+        template=dict(profile.template),
+        system=profile.systems.get(benchmark.name),
+    )
 
-    Batches begin at multiples of `batch_size` whatever is there already: a run that goes on asks the same
-    items together as one that was never stopped, so that not even a rounding differs.
+
+def chosen(benchmark: Benchmark, samples: Samples, asking: Asking) -> Sequence[Line]:
+    """The samples that are asked."""
+    return samples.lines if asking.limit is None else benchmark.limited(samples.lines, asking.limit)
+
+
+def begin(
+    benchmark: Benchmark,
+    samples: Samples,
+    lines: Sequence[Line],
+    asking: Asking,
+    settings: Line,
+    folder: Path,
+) -> Run:
+    """The run in a claimed folder; settings: the asker's.  Raises ValueError where another run lies there."""
+    about: dict[str, Any] = {"title": samples.title, "count": len(samples.lines), "used": len(lines)}
+    plan = {
+        "benchmark": benchmark.name,
+        "samples": {**about, "published": samples.published, "sha256": samples.sha256},
+        "settings": {
+            "model": asking.model,
+            "each": asking.each or benchmark.each,
+            "limit": asking.limit,
+            "seed": asking.seed if benchmark.kind == "picture" else None,
+            **benchmark.settings,
+            **settings,
+        },
+        "versions": {"janus": __version__, "torch": version("torch"), "python": platform.python_version()},
+    }
+    return Run.begin(folder, plan, lines, samples.pictures)
+
+
+def batches(run: Run, size: int) -> list[list[Item]]:
+    """What is still to be asked, in batches of up to `size`.
+
+    Batches begin at multiples of `size` whatever is there already: a run that goes on asks the same items
+    together as one that was never stopped, so that not even a rounding differs.
     """
-    answers, times = run.answers(), Journal(run.folder / TIMES)
-    there = {key for key, raw in answers.raw.items() if asker.intact(raw, run.folder)}
-    left = [
-        [item for item in batch if item.key not in there] for batch in _batches(answers.items, batch_size)
-    ]
-    total, made = sum(map(len, left)), 0
-    for some in filter(None, left):
+    answers = run.answers()
+    there = {key for key, raw in answers.raw.items() if intact(raw, run.folder)}
+    items = answers.items
+    cut = [items[start : start + size] for start in range(0, len(items), size)]
+    left = [[item for item in batch if item.key not in there] for batch in cut]
+    return [batch for batch in left if batch]
 
-        def show(done: int, _: int, before: int = made) -> None:
+
+def make_answers(
+    run: Run,
+    left: Sequence[Sequence[Item]],
+    prompt: Callable[[Line], str],
+    asker: Asker,
+    seed: int = 0,
+    on_progress: Progress | None = None,
+    worker: int = 0,
+) -> int:
+    """Ask batches of items, and keep the answers; returns how many these were."""
+    keeper = Keeper(run, worker)
+    total, done = sum(map(len, left)), 0
+    for some in requests(run, left, prompt, seed):
+
+        def show(now: int, _: int, before: int = done) -> None:
             if on_progress is not None:
-                on_progress(before + done, total)
+                on_progress(before + now, total)
 
         began = time.monotonic()
-        run.journal.add(asker.ask(some, run.folder, show))
-        times.add([{"answers": len(some), "seconds": round(time.monotonic() - began, 3)}])
-        made += len(some)
-        show(len(some), len(some))
+        keeper.keep(asker.ask(some, show), time.monotonic() - began)
+        done += len(some)
+        show(0, 0, done)
     return total
 
 
-def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def requests(
+    run: Run, left: Sequence[Sequence[Item]], prompt: Callable[[Line], str], seed: int
+) -> Iterator[Batch]:
+    """What an asker is given for batches of items."""
+    for batch in left:
+        lines = [run.samples[item.sample] for item in batch]
+        yield [
+            Request(item, prompt(line), item.seed(seed), line, run.pictures(line))
+            for item, line in zip(batch, lines, strict=True)
+        ]
+
+
+class Keeper:
+    """Puts answers into the run's folder: files first, then the lines that speak of them."""
+
+    def __init__(self, run: Run, worker: int = 0) -> None:
+        self._folder, self._answers = run.folder, run.journal(worker)
+        self._times = Journal(run.folder / (f"times-{worker}.jsonl" if worker else TIMES))
+
+    def keep(self, made: Sequence[Made], seconds: float) -> None:
+        """They are on the disk when this returns."""
+        for one in made:
+            for path, data in one.files.items():
+                write_whole(self._folder / path, data)
+        self._answers.add([one.line for one in made])
+        self._times.add([{"answers": len(made), "seconds": round(seconds, 3)}])
 
 
 def score(benchmark: Benchmark, out: str | Path, on_progress: Progress | None = None) -> tuple[Line, Scored]:
-    """Score the answers in the folder `out`, and write results.json, verdicts.jsonl and report.md there.
+    """Score the answers in the folder `out`; write results.json, verdicts.jsonl, report.md and report.html.
 
     Returns what results.json holds, and the verdicts and tables.  Where answers are missing, it says so
     and has no `overall`.  Raises ValueError if there is no run of this benchmark, or nothing was answered.
@@ -144,16 +201,14 @@ def score(benchmark: Benchmark, out: str | Path, on_progress: Progress | None = 
         if not answers.raw:
             raise ValueError(f"{folder} has no answers yet")
         scored = benchmark.score(answers, on_progress)
-        expected = len(answers.items)
+        counts = scored.counts
         results = {
             "benchmark": benchmark.name,
             "mode": benchmark.mode,
-            "complete": scored.scored == expected,
+            "complete": counts.complete,
             "scores": scored.scores,
-            "expected": expected,
-            "answered": expected - len(missing(answers)),
-            "parsed": scored.parsed,
-            "scored": scored.scored,
+            **dataclasses.asdict(counts),
+            "errors": [raw for raw in answers.raw.values() if "error" in raw],
             "caveat": scored.caveat,
             "samples": run.plan["samples"],
             **scored.details,
@@ -162,52 +217,6 @@ def score(benchmark: Benchmark, out: str | Path, on_progress: Progress | None = 
         }
         write_lines(folder / VERDICTS, scored.verdicts)
         write_whole(folder / REPORT, report(results, scored).encode())
+        write_whole(folder / PAGE, page(results, scored).encode())
         write_json(folder / RESULTS, results)
     return results, scored
-
-
-def summary(results: Line, scored: Scored) -> str:
-    """What a person reads first, as Markdown: the caveat, what is missing, the scores."""
-    samples, settings = results["samples"], results["settings"]
-    used, count = samples["used"], samples["count"]
-    part = f"all {count}" if used == count else f"the first {used} of {count}"
-    lines = [
-        f"{results['benchmark']} by the {results['mode']} rules, {part} of {samples['title']}",
-        "; ".join(f"{name}: {value}" for name, value in settings.items() if value is not None),
-    ]
-    if results["caveat"]:
-        lines.append(f"**{results['caveat']}**")
-    if not results["complete"]:
-        lines.append(
-            f"**INCOMPLETE: of {results['expected']} answers expected, {results['answered']} were given, "
-            f"{results['parsed']} could be read and {results['scored']} are scored; there is no overall "
-            "score.  Run the same command again to get the rest.**"
-        )
-    return "\n\n".join([*lines, scored.table])
-
-
-def report(results: Line, scored: Scored) -> str:
-    """The whole report, as Markdown."""
-    title = f"# {results['benchmark']}: {results['settings']['model']}"
-    return f"{title}\n\n{summary(results, scored)}\n\n{scored.reasons}\n"
-
-
-def fingerprint(model: Janus) -> str:
-    """Tells weights from others: a hash of every tensor's name, shape and 64 values spread over it."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.model.state_dict().items()):
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 64)][:64].float().cpu().numpy()
-        found.update(f"{name} {list(tensor.shape)}".encode() + some.tobytes())
-    return found.hexdigest()[:16]
-
-
-def _plan(benchmark: Benchmark, samples: Samples, settings: Line) -> Line:
-    used = len(samples.lines[: settings["limit"]])
-    about: dict[str, Any] = {"title": samples.title, "count": len(samples.lines), "used": used}
-    return {
-        "benchmark": benchmark.name,
-        "samples": {**about, "sha256": samples.sha256},
-        "settings": settings,
-        "versions": {"janus": __version__, "torch": version("torch"), "python": platform.python_version()},
-    }

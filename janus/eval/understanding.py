@@ -1,0 +1,182 @@
+"""What all benchmarks of questions about pictures share: reading their data, putting their questions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from janus.eval.benchmark import Answers, Item, Line, Mode, Progress, Samples, Scored, check_mode
+from janus.eval.fixtures import SMALL, WHOLE, FixtureScene, fixture_scenes
+from janus.eval.folder import PICTURES
+from janus.eval.pictures import Pictures
+from janus.eval.profiles import Form, ProfileName, profile_of
+from janus.eval.tables import Row, Source, write_tsv
+
+_SHOWN = 10  # bad rows named in one message
+FIXTURE, OWN = "the package's fixture", "the package's own questions about scenes of the embedded world"
+
+
+class Understanding:
+    """A benchmark whose answers are text.
+
+    mode: the published rules with their quirks, or mended ones.  profile: how questions are put.
+    """
+
+    kind: Literal["answer", "picture"] = "answer"
+    each = 1
+    name: ClassVar[str]
+    files: ClassVar[Mapping[str, str]] = {}  # MD5 of published files, and what they are
+    accepts: ClassVar[Sequence[str]]  # patterns of data files in a folder
+    form: ClassVar[Form]  # of the question, if the sample has no `form` of its own
+
+    def __init__(self, mode: Mode = "official", profile: ProfileName = "pro") -> None:
+        check_mode(mode)
+        self.mode, self.profile = mode, profile_of(profile)
+
+    # -- what each benchmark has of its own
+
+    def sample(self, row: Row) -> Line:
+        """A row in this benchmark's own form: `id` (text, only once), `question`, `pictures` and more.
+
+        Raises ValueError saying what is wrong with it.
+        """
+        raise NotImplementedError
+
+    def check(self, lines: Sequence[Line]) -> Iterator[str]:
+        """What is wrong with the samples as a whole."""
+        return iter(())
+
+    def group(self, sample: Line) -> str:
+        """Samples of one group are scored together, so that `--limit` takes them together."""
+        return str(sample["id"])
+
+    def score(self, answers: Answers, on_progress: Progress | None = None) -> Scored:
+        raise NotImplementedError
+
+    def fixture(self, scenes: Sequence[FixtureScene]) -> list[Line]:
+        """Rows of its official TSV file about scenes of the embedded world."""
+        raise NotImplementedError
+
+    # -- what they share
+
+    @property
+    def settings(self) -> Line:
+        return {"profile": self.profile.name}
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt that its questions need; None: the template's own."""
+        return self.profile.systems.get(self.name)
+
+    def samples(self, data: Path | None, fixture: bool, images: Path | None = None) -> Samples:
+        """The samples in the files at `data`, pictures in files of their own in `images` or beside them.
+
+        Without `data`: questions about scenes of the embedded world, few of them for the `fixture`.
+
+        Raises ValueError naming every row that cannot be used and why, every id that is there twice, and
+        what is wrong with the whole.
+        """
+        pictures = Pictures()
+        if data is not None:
+            source = Source(data, self.accepts, pictures, images)
+            lines = self.lines_of(source.rows(), data)
+            known = [self.files.get(md5) for md5 in source.md5()]
+            published = all(known) and not list(self.lacking(lines))
+            named = [name or file.name for name, file in zip(known, source.files, strict=True)]
+            title = ", ".join(dict.fromkeys(named))
+            return Samples(title, lines, published, pictures)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{self.name}.tsv"
+            write_tsv(file, self.fixture(fixture_scenes(SMALL if fixture else WHOLE)))
+            lines = self.lines_of(Source(file, self.accepts, pictures).rows(), file)
+        return Samples(FIXTURE if fixture else OWN, lines, False, pictures)
+
+    def lacking(self, lines: Sequence[Line]) -> Iterator[str]:
+        """Parts of the published data that are not there, each by its name; scores may do without."""
+        return iter(())
+
+    def limited(self, lines: Sequence[Line], limit: int) -> Sequence[Line]:
+        """The first `limit`, and what belongs to their groups, in the order of the file."""
+        groups = {self.group(line) for line in lines[:limit]}
+        return [line for line in lines if self.group(line) in groups]
+
+    def prompt(self, sample: Line) -> str:
+        return self.profile.text(
+            self.name,
+            sample.get("form", self.form),
+            sample["question"],
+            sample.get("options"),
+            sample.get("hint", ""),
+        )
+
+    def prepare(self) -> None:
+        """Nothing is needed."""
+
+    def verdict(
+        self,
+        answers: Answers,
+        index: int,
+        *,
+        read: str | None,
+        expected: str,
+        score: float,
+        reason: str,
+        tags: Mapping[str, str],
+        cluster: str = "",
+    ) -> Line:
+        """The verdict on the answer to one sample, by its index."""
+        sample = answers.samples[index]
+        line: Line = {
+            "item": Item(index, 0).key,
+            "id": sample["id"],
+            "tags": dict(tags),
+            "prompt": self.prompt(sample),
+            "pictures": [f"{PICTURES}/{name}" for name in sample["pictures"]],
+            "answer": answers.text(index),
+            "read": read,
+            "expected": expected,
+            "score": score,
+            "reason": reason,
+        }
+        return line | {"cluster": cluster} if cluster else line
+
+    def caveat(self, answers: Answers, *more: str) -> str:
+        """What keeps a score from being a published number's equal; `more` that the benchmark knows of."""
+        reasons = [] if answers.published else [f"not the published data ({answers.title})"]
+        return "; ".join([*reasons, *filter(None, more)])
+
+    def lines_of(self, rows: Sequence[Row], source: Path, shown: bool = True) -> tuple[Line, ...]:
+        """The samples in rows.  shown: whether they need pictures; answers that are there already do not.
+
+        Raises ValueError naming what is wrong.
+        """
+        lines: list[Line] = []
+        seen: dict[str, str] = {}
+        wrong: list[str] = []
+        for row in rows:
+            try:
+                if row.problem:
+                    raise ValueError(row.problem)
+                line = self.sample(row)
+                if shown and not line["pictures"]:
+                    raise ValueError("no picture")
+                if line["id"] in seen:
+                    raise ValueError(f"the id {line['id']!r} again, which {seen[line['id']]} has")
+            except ValueError as error:
+                wrong.append(f"{row.where}: {error}")
+                continue
+            seen[line["id"]] = row.where
+            lines.append(line)
+        wrong += self.check(lines) if not wrong else ()
+        if wrong:
+            more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+            raise ValueError(
+                f"{source} has {len(wrong)} bad rows beside {len(lines)} good ones:\n  "
+                + "\n  ".join(wrong[:_SHOWN])
+                + more
+            )
+        if not lines:
+            raise ValueError(f"{source} has no samples")
+        return tuple(lines)
