@@ -108,8 +108,8 @@ class Scored:
     """What came of it.
 
     A verdict is a line for each unit that was scored: `item` (the key of its first raw answer), `id`
-    (stable), `tags` (by dimension), `prompt`, `pictures` (their files), `answer`, `read` (what was understood, None
-    if nothing), `expected`, `score` (0 to 1) and `reason`; `cluster` where units are not independent.
+    (stable), `tags` (by dimension), `prompt`, `pictures` (their files), `answer`, `read` (what was
+    understood, None if nothing), `expected`, `score` (0 to 1) and `reason`; `cluster` where units are not independent.
     """
 
     scores: dict[str, float | None]  # `overall` among them, mostly 0 to 1; None where answers are missing

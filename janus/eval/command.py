@@ -246,7 +246,7 @@ def _score_again(options: argparse.Namespace, load: Load, bar: Bar) -> None:
         folder = Path(options.folder)
         options.prompts = Run.open(folder).plan["settings"].get("profile", "pro")
     else:
-        from janus.eval.foreign import bring_in
+        from janus.eval.others import bring_in
         from janus.eval.hub import found
 
         name, options.prompts = options.named, "plain"

@@ -215,8 +215,10 @@ def _json(file: Path, _: Pictures) -> Iterator[Row]:
     """A list, a dict of rows by their id, `{"questions": [...]}`, or lines."""
     text = file.read_text(encoding="utf-8-sig")
     try:
-        whole = json.loads(text)
+        whole = None if file.suffix.lower() == ".jsonl" else json.loads(text)
     except (ValueError, RecursionError):
+        whole = None
+    if whole is None:
         yield from _json_lines(file, text)
         return
     if isinstance(whole, dict) and isinstance(whole.get("questions"), list):
