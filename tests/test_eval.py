@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +92,36 @@ def test_killed_runs_lose_and_repeat_nothing(tmp_path: Path) -> None:
         score(truth(wrong=("00003/00001",)), run)
     assert files(folder) == files(quiet)
     assert numbers(folder, Numbers()) == 0
+
+
+def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
+    folder, quiet = tmp_path / "killed", tmp_path / "undisturbed"
+    code = f"""
+import time
+from pathlib import Path
+from tests.stand_ins import Numbers, numbers
+class Slow(Numbers):
+    def ask(self, requests, on_progress=None):
+        time.sleep(0.02)
+        return super().ask(requests, on_progress)
+print("ready", flush=True)
+numbers(Path({str(folder)!r}), Slow())
+"""
+    rng, kills = random.Random(7), 0
+    while kills < 10:
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(rng.random() * 0.12)
+            process.kill()
+        if process.returncode == 0:  # it was done before: from the beginning once more
+            shutil.rmtree(folder)
+        kills += process.returncode == -signal.SIGKILL
+    numbers(folder, Numbers())
+    numbers(quiet, Numbers())
+    for run in (folder, quiet):
+        score(truth(), run)
+    assert files(folder) == files(quiet)
 
 
 def test_a_lost_picture_is_drawn_again(tmp_path: Path) -> None:

@@ -109,9 +109,11 @@ def _verdict(line: Line) -> str:
     )
     mark = f'<span class="{"right" if right else "wrong"}">{line["score"]:.3g}</span>'
     reason = f"<p><b>why:</b> {escape(line['reason'])}</p>" if line["reason"] else ""
+    tags = "; ".join(f"{name}: {value}" for name, value in line["tags"].items())
     return (
         f'<div class="verdict" data-right="{int(right)}"><div>{pictures}</div>'
-        f"<div><p><b>{escape(line['item'])}</b> {mark}</p><p>{escape(line['prompt'])}</p>"
+        f"<div><p><b>{escape(line['item'])}</b> {mark} "
+        f'<span class="settings">{escape(tags)}</span></p><p>{escape(line["prompt"])}</p>'
         f"{words}{reason}</div></div>"
     )
 
