@@ -100,7 +100,7 @@ class Source:
         raise ValueError(f"there is no picture {name} in {self._images[0]}")
 
     def _candidates(self, name: str) -> Iterator[Path]:
-        """Where it should be; then, if there is just one of its name, wherever it is."""
+        """Where it should be; then, if there is just one of its name, in whatever folder that is."""
         root = self._images[0]
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"a picture must lie in {root}, not at {name}")
@@ -110,7 +110,6 @@ class Source:
             for path in root.rglob("*"):
                 self._places.setdefault(path.name, []).append(path)
         named = [p for p in self._places.get(Path(name).name, []) if p.as_posix().endswith(f"/{name}")]
-        named = named or self._places.get(Path(name).name, [])
         if len(named) > 1:
             raise ValueError(f"{name} may be {named[0]} or {named[1]}; give the right folder with --images")
         yield from named
@@ -258,10 +257,10 @@ def _checked(row: Row, value: Any) -> Row:
 
 
 def _text(file: Path, _: Pictures) -> Iterator[Row]:
-    """Lines as they are: cells `text`, `file` (its name without suffix), `folder` (its folder's name)."""
+    """Lines as they are: cells `text`, `file` (its name without suffix), `folders` (of its path)."""
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.strip():
-            cells = {"text": line.removesuffix("\r"), "file": file.stem, "folder": file.parent.name}
+            cells = {"text": line.removesuffix("\r"), "file": file.stem, "folders": file.parts[:-1]}
             yield Row(f"{file.name}, line {number}", cells)
 
 
