@@ -184,8 +184,8 @@ def _from_text(cells: Line) -> Line:
 
 def _folder(cells: Line) -> str:
     """The subtask's folder; questions of some lie in questions_answers_YN within it."""
-    folders = [*cells.get("folders", ()), cells["folder"]]
-    return next((name for name in reversed(folders) if name in SUBTASKS), str(cells["folder"]))
+    folders = cells["folders"]
+    return next((name for name in reversed(folders) if name in SUBTASKS), folders[-1] if folders else "")
 
 
 def _beside(row: Row, subtask: str, name: str) -> list[str]:
