@@ -35,7 +35,8 @@ def workers() -> list[Any]:
 def test_a_killed_worker_costs_its_batch_alone(folder: Path, janus: Janus, tmp_path: Path) -> None:
     from janus.eval.cluster import answer as answer_on_cluster
 
-    path, killed = data(tmp_path), []
+    path = data(tmp_path)
+    killed: list[int] = []
 
     def kill(done: int, total: int) -> None:
         if not killed:

@@ -11,8 +11,10 @@ from openpyxl import Workbook
 
 from janus.eval.fixtures import fixture_scenes
 from janus.eval.folder import ANSWERS, Journal
+from janus.eval.mmmu import MMMU
 from janus.eval.others import bring_in
 from janus.eval.runner import score
+from janus.eval.seed import Seed
 from janus.eval.tables import write_tsv
 from tests.toy import Toy, data, rows
 
@@ -72,6 +74,36 @@ def test_lmms_eval(tmp_path: Path) -> None:
     assert (results["expected"], results["answered"], results["complete"]) == (8, 6, False)
     assert [line["score"] for line in scored.verdicts] == [1, 0, 1, 0, 0, 1]
     assert scored.verdicts[3]["answer"] == "a"
+
+
+def test_answers_stay_with_their_questions_where_rows_are_left_out(tmp_path: Path) -> None:
+    """VLMEvalKit's MMMU has the development split, too; lmms-eval's SEED has questions about films."""
+    subject = {"category": "Art", "l2-category": "Art & Design", "A": "one", "B": "two"}
+    lines = [
+        {"index": i, "id": f"{split}_Art_{i}", "split": split, "question": "Which?", "answer": "AB"[i % 2]}
+        | subject
+        | {"prediction": "AB"[i % 2] if split == "validation" else "C"}
+        for i, split in enumerate(["dev", "validation", "dev", "validation", "validation"])
+    ]
+    (tmp_path / "m.json").write_text(json.dumps(lines))
+    assert bring_in(MMMU(), tmp_path / "m.json", tmp_path / "mmmu") == 3
+    assert [line["score"] for line in score(MMMU(), tmp_path / "mmmu")[1].verdicts] == [1, 1, 1]
+    scene = fixture_scenes(1)[0]
+    (tmp_path / "one.png").write_bytes(scene.png)
+    choices = {f"choice_{letter}": f"the {letter}" for letter in "abcd"}
+    questions = [
+        {"question_id": str(i), "question": "Which?", "answer": "ABCD"[i % 4], "data_id": "one.png"}
+        | choices
+        | {"data_type": kind, "question_type_id": 1 if kind == "image" else 11}
+        for i, kind in enumerate(["video", "image", "video", "image"])
+    ]
+    (tmp_path / "SEED-Bench.json").write_text(json.dumps({"questions": questions}))
+    told = [{"doc_id": i, "filtered_resps": ["ABCD"[i % 4]]} for i in range(4)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    assert bring_in(Seed(), tmp_path / "s.jsonl", tmp_path / "seed", tmp_path / "SEED-Bench.json") == 2
+    results, scored = score(Seed(), tmp_path / "seed")
+    assert [line["score"] for line in scored.verdicts] == [1, 1]
+    assert results["complete"]
 
 
 def test_what_is_wrong_with_a_file_is_told(tmp_path: Path) -> None:

@@ -34,6 +34,9 @@ class Samples:
     lines: tuple[Line, ...]
     published: bool = False  # whether it is the published data, known by its checksum
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    rows: tuple[
+        int, ...
+    ] = ()  # which row of its data set each of the first lines is, from 0, if that is known
 
     @property
     def sha256(self) -> str:
@@ -109,7 +112,8 @@ class Scored:
 
     A verdict is a line for each unit that was scored: `item` (the key of its first raw answer), `id`
     (stable), `tags` (by dimension), `prompt`, `pictures` (their files), `answer`, `read` (what was
-    understood, None if nothing), `expected`, `score` (0 to 1) and `reason`; `cluster` where units are not independent.
+    understood, None if nothing), `expected`, `score` (0 to 1) and `reason`; `cluster` where units are not
+    independent.
     """
 
     scores: dict[str, float | None]  # `overall` among them, mostly 0 to 1; None where answers are missing
@@ -124,11 +128,17 @@ class Scored:
 class Benchmark(Protocol):
     """Samples, prompt, score."""
 
-    name: str  # as the command line and results.json call it
     kind: Literal["answer", "picture"]  # what the model gives
     mode: Mode  # the published rules with their quirks, or mended ones
     each: int  # answers to a sample unless the user says otherwise
-    profile: Profile | None  # how questions are put; None for drawings
+
+    @property
+    def name(self) -> str:
+        """As the command line and results.json call it."""
+
+    @property
+    def profile(self) -> Profile | None:
+        """How questions are put; None for drawings."""
 
     @property
     def settings(self) -> Line:

@@ -246,8 +246,8 @@ def _score_again(options: argparse.Namespace, load: Load, bar: Bar) -> None:
         folder = Path(options.folder)
         options.prompts = Run.open(folder).plan["settings"].get("profile", "pro")
     else:
-        from janus.eval.others import bring_in
         from janus.eval.hub import found
+        from janus.eval.others import bring_in
 
         name, options.prompts = options.named, "plain"
         if name is None or _BENCHMARKS[name].kind != "answer":

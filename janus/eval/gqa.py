@@ -82,9 +82,9 @@ class GQA(Understanding):
             notes=notes(details, self.mode),
         )
 
-    def lines_of(self, rows: Sequence[Row], source: Path, shown: bool = True) -> tuple[Line, ...]:
+    def chosen(self, rows: Sequence[Row], source: Path) -> Sequence[Row]:
         """lmms-lab has pictures in a file of their own."""
-        return super().lines_of(_joined(rows), source, shown)
+        return _joined(rows)
 
     def _verdicts(self, answers: Answers) -> Iterator[Line]:
         rule = RULES[self.mode]

@@ -38,15 +38,15 @@ def bring_in(
         raise ValueError(f"{file} has no rows")
     if all(_PREDICTION in row.cells for row in rows):
         tool = "VLMEvalKit"
-        lines = benchmark.lines_of(rows, file, shown=False)
-        samples = Samples(f"the questions in {file.name}", lines)
-        answers = {i: _text(row.cells[_PREDICTION]) for i, row in enumerate(rows)}
+        pairs = benchmark.pairs(rows, file, shown=False)
+        samples = Samples(f"the questions in {file.name}", tuple(line for _, line in pairs))
+        answers = {i: _text(row.cells[_PREDICTION]) for i, (row, _) in enumerate(pairs)}
     elif all("doc_id" in row.cells for row in rows):
         tool = "lmms-eval"
         if data is None:
             raise ValueError(f"{file} holds answers alone; give the data set that they are about with --data")
         samples = benchmark.samples(data, False, images)
-        answers = _by_number(rows, len(samples.lines))
+        answers = _by_number(rows, samples)
     else:
         raise ValueError(
             f"{file} has neither VLMEvalKit's column {_PREDICTION!r} nor lmms-eval's doc_id in every row"
@@ -73,14 +73,19 @@ def _keep(benchmark: Understanding, samples: Samples, answers: dict[int, str], m
         run.journal().add([line for line in lines if line["item"] not in there])
 
 
-def _by_number(rows: list[Row], count: int) -> dict[int, str]:
-    """lmms-eval leaves out `resps` where its filters change nothing."""
+def _by_number(rows: list[Row], samples: Samples) -> dict[int, str]:
+    """By the places of samples.  lmms-eval leaves out `resps` where its filters change nothing."""
+    places = {number: place for place, number in enumerate(samples.rows)}
+    most = max(places, default=-1)
     answers = {}
     for row in rows:
         number = row.cells["doc_id"]
-        if not isinstance(number, int) or not 0 <= number < count:
-            raise ValueError(f"{row.where}: doc_id {number!r} is none of the data set's {count} rows")
-        answers[number] = _text(row.cells.get("resps", row.cells.get("filtered_resps")))
+        if not isinstance(number, int) or not 0 <= number <= most:
+            raise ValueError(f"{row.where}: doc_id {number!r} is none of the data set's {most + 1} rows")
+        if number in places:
+            answers[places[number]] = _text(row.cells.get("resps", row.cells.get("filtered_resps")))
+    if not answers:
+        raise ValueError("none of these answers is to a question of this benchmark")
     return answers
 
 

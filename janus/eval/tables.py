@@ -38,6 +38,7 @@ class Row:
     problem: str = ""  # why it cannot be used
     beside: Callable[[str], str] | None = None
     reference: str = ""  # the index of the row that has its picture
+    number: int | None = None  # which of the data set's rows it is, from 0; None: counted as they are taken
 
     def picture(self, name: str) -> str:
         """Take in the picture that lies in a file beside the data.  Raises ValueError if it is not there."""

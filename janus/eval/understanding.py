@@ -44,6 +44,10 @@ class Understanding:
         """
         raise NotImplementedError
 
+    def chosen(self, rows: Sequence[Row], source: Path) -> Sequence[Row]:
+        """Those of a data set's rows that are asked, put together from several where that is how it comes."""
+        return rows
+
     def check(self, lines: Sequence[Line]) -> Iterator[str]:
         """What is wrong with the samples as a whole."""
         return iter(())
@@ -81,12 +85,14 @@ class Understanding:
         pictures = Pictures()
         if data is not None:
             source = Source(data, self.accepts, pictures, images)
-            lines = self.lines_of(source.rows(), data)
+            rows = source.rows()
+            lines = self.lines_of(rows, data)
             known = [self.files.get(md5) for md5 in source.md5()]
             published = all(known) and not list(self.lacking(lines))
             named = [name or file.name for name, file in zip(known, source.files, strict=True)]
             title = ", ".join(dict.fromkeys(named))
-            return Samples(title, lines, published, pictures)
+            numbers = tuple(row.number for row in self.chosen(rows, data) if row.number is not None)
+            return Samples(title, lines, published, pictures, numbers)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{self.name}.tsv"
             write_tsv(file, self.fixture(fixture_scenes(SMALL if fixture else WHOLE)))
@@ -147,15 +153,21 @@ class Understanding:
         reasons = [] if answers.published else [f"not the published data ({answers.title})"]
         return "; ".join([*reasons, *filter(None, more)])
 
-    def lines_of(self, rows: Sequence[Row], source: Path, shown: bool = True) -> tuple[Line, ...]:
-        """The samples in rows.  shown: whether they need pictures; answers that are there already do not.
+    def lines_of(self, rows: Sequence[Row], source: Path) -> tuple[Line, ...]:
+        """The samples in rows.  Raises ValueError naming what is wrong."""
+        return tuple(line for _, line in self.pairs(rows, source))
 
-        Raises ValueError naming what is wrong.
+    def pairs(self, rows: Sequence[Row], source: Path, shown: bool = True) -> list[tuple[Row, Line]]:
+        """Rows that are asked, and their samples.
+
+        shown: whether they need pictures; answers that are there already do not.  Raises ValueError naming
+        what is wrong.
         """
-        lines: list[Line] = []
+        pairs: list[tuple[Row, Line]] = []
         seen: dict[str, str] = {}
         wrong: list[str] = []
-        for row in rows:
+        for number, row in enumerate(self.chosen(rows, source)):
+            row.number = number if row.number is None else row.number
             try:
                 if row.problem:
                     raise ValueError(row.problem)
@@ -168,15 +180,15 @@ class Understanding:
                 wrong.append(f"{row.where}: {error}")
                 continue
             seen[line["id"]] = row.where
-            lines.append(line)
-        wrong += self.check(lines) if not wrong else ()
+            pairs.append((row, line))
+        wrong += self.check([line for _, line in pairs]) if not wrong else ()
         if wrong:
             more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
             raise ValueError(
-                f"{source} has {len(wrong)} bad rows beside {len(lines)} good ones:\n  "
+                f"{source} has {len(wrong)} bad rows beside {len(pairs)} good ones:\n  "
                 + "\n  ".join(wrong[:_SHOWN])
                 + more
             )
-        if not lines:
+        if not pairs:
             raise ValueError(f"{source} has no samples")
-        return tuple(lines)
+        return pairs
