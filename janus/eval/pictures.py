@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 
 from PIL import Image, UnidentifiedImageError
 
-_SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
+_SUFFIXES = {
+    "BMP": "bmp",
+    "GIF": "gif",
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "TIFF": "tiff",
+    "WEBP": "webp",
+}
 _ENDS = {"jpg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}  # of whole files
 
 
