@@ -4,8 +4,8 @@
 
 Bare: `Janus.chat_batch` and `Janus.generate_images` on requests that lie ready in memory, in the same
 batches.  Harness: `janus.eval.runner.answer` from samples to a finished folder, with all that it reads,
-writes and puts on the disk.  Both take turns in one process; what is given is the least time of each.  Reading the
-data is not part of it; it is given by itself.
+writes and puts on the disk.  Both take turns in one process; what is given is the least time of each.
+Reading the data is not part of it; it is given by itself.
 
 With --kills, `janus eval` runs as a command, in both kinds, and is killed at random moments; then its folder
 is compared with that of a run that was left alone, file by file.
@@ -71,7 +71,8 @@ def overhead(model: Janus, benchmark: Benchmark, asking: Asking, rounds: int) ->
     print(
         f"{benchmark.name}: {count} {benchmark.kind}s, bare {min(alone):.2f} s, "
         f"janus eval {min(within):.2f} s ({min(within) / min(alone) - 1:+.1%}), "
-        f"{count / min(within):.1f} a second; making and reading {len(samples.lines)} samples {reading:.2f} s",
+        f"{count / min(within):.1f} a second; making and reading {len(samples.lines)} samples "
+        f"{reading:.2f} s",
         flush=True,
     )
 

@@ -266,7 +266,12 @@ def _benchmark(name: str, options: argparse.Namespace, load: Load) -> Any:
     if name == "geneval":
         from janus.eval.geneval import GenEval
 
-        return GenEval(options.detector, options.mode)
+        settings: dict[str, Any] = {}
+        if options.detector == "mask2former":
+            settings = {"source": options.detector_model, "clip": options.clip_model}
+        elif options.detector_model or options.clip_model:
+            raise ValueError("--detector-model and --clip-model belong to --detector mask2former")
+        return GenEval(options.detector, options.mode, settings=settings)
     from importlib import import_module
 
     kind = {"mmbench": "MMBench", "seed": "Seed", "mmvet": "MMVet", "dpg": "DPG"}.get(name, name.upper())
@@ -380,7 +385,18 @@ def _judging(command: argparse.ArgumentParser, names: Sequence[str]) -> None:
     )
     if "geneval" in names:
         command.add_argument(
-            "--detector", choices=["scene"], default="scene", help="who judges pictures (default: scene)"
+            "--detector",
+            choices=["scene", "mask2former"],
+            default="scene",
+            help="who judges pictures: the embedded world's judge, or the published one (default: scene)",
+        )
+        command.add_argument(
+            "--detector-model",
+            metavar="M",
+            help="of mask2former: mmdet's .pth file, or a folder or hub id of transformers' form",
+        )
+        command.add_argument(
+            "--clip-model", metavar="M", help="of mask2former: openai/clip-vit-large-patch14"
         )
     if not any(_BENCHMARKS[name].judged for name in names):
         return

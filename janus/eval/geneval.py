@@ -16,7 +16,15 @@ from typing import Any, Literal
 from janus.data.layouts import RELATIONS
 from janus.data.subjects import COLOURS, NAMES
 from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Samples, Scored, check_mode
-from janus.eval.detect import DETECTORS, UNKNOWN_CAVEAT, Detector, figures, load_detector
+from janus.eval.detect import (
+    DETECTORS,
+    UNKNOWN_CAVEAT,
+    Detector,
+    caveat,
+    figures,
+    load_detector,
+    nothing_found,
+)
 from janus.eval.geneval_rules import RULES, Seen, Verdict, counted, verdict
 from janus.eval.geneval_scores import notes, scores_of, tables
 from janus.eval.prompts import COUNTS, TASKS, make_prompts
@@ -31,8 +39,9 @@ _SHOWN = 10  # bad lines named in one message
 class GenEval:
     """The benchmark.
 
-    detector: one of `DETECTORS`, loaded when it is needed, or any other with the `caveat` that belongs
-    beside its scores.  mode: the official rules with their quirks, or mended ones.
+    detector: one of `DETECTORS`, loaded when it is needed with `settings`, or any other; `caveat` is what is
+    said beside its scores if it says nothing itself.  mode: the official rules with their quirks, or mended
+    ones.
     """
 
     name = "geneval"
@@ -41,11 +50,15 @@ class GenEval:
     profile = None
 
     def __init__(
-        self, detector: str | Detector = "scene", mode: Mode = "official", caveat: str = UNKNOWN_CAVEAT
+        self,
+        detector: str | Detector = "scene",
+        mode: Mode = "official",
+        caveat: str = UNKNOWN_CAVEAT,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         check_mode(mode)
-        self._detector, self.mode = detector, mode
-        self._caveat = (
+        self._detector, self._loading, self.mode = detector, dict(settings or {}), mode
+        self._otherwise = (
             DETECTORS[detector][2] if isinstance(detector, str) and detector in DETECTORS else caveat
         )
 
@@ -95,14 +108,23 @@ class GenEval:
             counts=Counts("picture", len(answers.items), answered, len(seen), len(lines)),
             verdicts=lines,
             details=details,
-            caveat=self._caveat if answers.published else f"{self._caveat}; not all the official prompts",
+            caveat="; ".join(
+                filter(
+                    None,
+                    [
+                        caveat(detector, self._otherwise),
+                        "" if answers.published else "not all the official prompts",
+                        "" if self.mode == "official" else "by mended rules, published numbers are by others",
+                    ],
+                )
+            ),
             tables=tables(scores, details),
-            notes=notes(details),
+            notes=[*notes(details), *filter(None, [nothing_found(seen)])],
         )
 
     def _loaded(self) -> Detector:
         if isinstance(self._detector, str):
-            self._detector = load_detector(self._detector)
+            self._detector = load_detector(self._detector, **self._loading)
         return self._detector
 
 
