@@ -106,7 +106,7 @@ def _answered(
     data = ray.data.from_arrow_refs(blocks).map_batches(
         Worker,
         fn_constructor_args=(model, manner),
-        compute=ray.data.ActorPoolStrategy(size=count),
+        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
         batch_size=None,
         batch_format="pyarrow",
         **share,

@@ -160,7 +160,7 @@ def _run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
     with Workers.here() as workers:
         samples = None
         if workers.first:
-            samples = _samples(benchmark, options, about)
+            samples = _samples(benchmark, options, about, bar)
             check_folder(options.out)
             if not options.answers_only:
                 benchmark.prepare()
@@ -179,12 +179,14 @@ def _run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
             _score(benchmark, options.out, bar)
 
 
-def _samples(benchmark: Any, options: argparse.Namespace, about: _About) -> Any:
+def _samples(benchmark: Any, options: argparse.Namespace, about: _About, bar: Bar) -> Any:
     from janus.eval.hub import found
 
     data = found(options.data, getattr(benchmark, "accepts", ())) if options.data else None
     if about.kind == "answer":
-        return benchmark.samples(data, options.fixture, Path(options.images) if options.images else None)
+        images = Path(options.images) if options.images else None
+        with bar("reading", "B") as show:
+            return benchmark.samples(data, options.fixture, images, show)
     return benchmark.samples(data, options.fixture)
 
 

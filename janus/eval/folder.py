@@ -114,16 +114,22 @@ class Run:
             )
         write_lines(folder / SAMPLES, samples)
         run = cls(folder, plan, list(samples))
-        run._keep(pictures)
+        run._keep(pictures, anew=True)
         write_json(folder / PLAN, plan)
         return run
 
-    def _keep(self, pictures: Mapping[str, bytes]) -> None:
-        """Keep those that samples name and are not there; their names tell their content."""
-        for name in dict.fromkeys(name for line in self.samples for name in line.get("pictures", ())):
-            path = self.folder / PICTURES / name
-            if name in pictures and not path.exists():
-                write_whole(path, pictures[name])
+    def _keep(self, pictures: Mapping[str, bytes], anew: bool = False) -> None:
+        """Keep those that samples name and, unless `anew`, are not there; their names tell their content.
+
+        Thousands of them are put on the disk together, which one by one would take minutes.
+        """
+        shown = dict.fromkeys(name for line in self.samples for name in line.get("pictures", ()))
+        paths = {name: self.folder / PICTURES / name for name in shown if name in pictures}
+        missing = [name for name, path in paths.items() if anew or not path.exists()]
+        for name in missing:
+            write_whole(paths[name], pictures[name], now=False)
+        if missing and hasattr(os, "sync"):
+            os.sync()
 
     def pictures(self, sample: Line) -> tuple[bytes, ...]:
         """The files of the pictures that a sample names.  Raises ValueError where one cannot be read."""
@@ -196,10 +202,10 @@ def claimed(folder: str | Path) -> Iterator[Path]:
         yield path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, now: bool = True) -> None:
     """Write beside, then rename: the file is there whole, and on the disk, or not at all.
 
-    Raises ValueError where it cannot be written.
+    now: otherwise the system decides when it is on the disk.  Raises ValueError where it cannot be written.
     """
     beside = path.with_name(path.name + _PART)
     try:
@@ -207,9 +213,11 @@ def write_whole(path: Path, data: bytes) -> None:
         with beside.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if now:
+                os.fsync(file.fileno())
         beside.replace(path)
-        _sync(path.parent)
+        if now:
+            _sync(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error

@@ -64,9 +64,15 @@ class MMVet(Understanding):
             raise ValueError(f"runs must be at least 1, not {runs}")
         self.judge, self.runs = judge, runs
 
-    def samples(self, data: Path | None, fixture: bool, images: Path | None = None) -> Samples:
+    def samples(
+        self,
+        data: Path | None,
+        fixture: bool,
+        images: Path | None = None,
+        on_progress: Progress | None = None,
+    ) -> Samples:
         """As the base does; the official file is known by another checksum than the base's."""
-        found = super().samples(data, fixture, images)
+        found = super().samples(data, fixture, images, on_progress)
         if data is None:
             return found
         files = [data] if data.is_file() else sorted({p for a in self.accepts for p in data.rglob(a)})

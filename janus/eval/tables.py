@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from janus.eval.benchmark import Progress
 from janus.eval.pictures import Pictures
 
 SUFFIXES = (".tsv", ".csv", ".parquet", ".json", ".jsonl", ".txt")
@@ -39,6 +40,7 @@ class Row:
     beside: Callable[[str], str] | None = None
     reference: str = ""  # the index of the row that has its picture
     number: int | None = None  # which of the data set's rows it is, from 0; None: counted as they are taken
+    position: int = 0  # bytes of the file that were read by then, where that is known
 
     def picture(self, name: str) -> str:
         """Take in the picture that lies in a file beside the data.  Raises ValueError if it is not there."""
@@ -76,12 +78,20 @@ class Source:
         """Of each file, in order; data sets are published with them."""
         return [_md5(file) for file in self.files]
 
-    def rows(self) -> list[Row]:
-        """All rows of all files.  Raises ValueError for a file that cannot be read or breaks off."""
+    def rows(self, on_progress: Progress | None = None) -> list[Row]:
+        """All rows of all files.  on_progress: bytes read, of all.
+
+        Raises ValueError for a file that cannot be read or breaks off.
+        """
         found = []
-        for file in self.files:
+        sizes = [file.stat().st_size for file in self.files]
+        for place, file in enumerate(self.files):
+            rows = []
             try:
-                rows = list(_READERS[file.suffix.lower()](file, self.pictures))
+                for row in _READERS[file.suffix.lower()](file, self.pictures):
+                    rows.append(row)
+                    if on_progress is not None:
+                        on_progress(sum(sizes[:place]) + row.position, sum(sizes))
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"cannot read {file}: {error}") from error
             _follow(rows)
@@ -121,7 +131,11 @@ class Source:
 
 def _separated(file: Path, pictures: Pictures) -> Iterator[Row]:
     """TSV or CSV with a header, as pandas writes it."""
-    with _large_cells(), file.open(encoding="utf-8-sig", newline="") as stream:
+    with (
+        _large_cells(),
+        file.open("rb") as raw,
+        io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream,
+    ):
         reader = csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
         number = 0
         try:
@@ -129,7 +143,7 @@ def _separated(file: Path, pictures: Pictures) -> Iterator[Row]:
             if header is None:
                 raise ValueError(f"{file} is empty")
             for number, cells in enumerate(reader, 1):
-                row = Row(f"{file.name}, row {number}", {})
+                row = Row(f"{file.name}, row {number}", {}, position=raw.tell())
                 if len(cells) != len(header):
                     row.problem = f"{len(cells)} cells, the header has {len(header)}; is the file cut off?"
                     yield row
@@ -191,7 +205,9 @@ def _parquet(file: Path, pictures: Pictures) -> Iterator[Row]:
             for batch in table.iter_batches(batch_size=_BATCH):
                 for cells in batch.to_pylist():
                     number += 1
-                    yield _taken_out(Row(f"{file.name}, row {number}", cells), pictures)
+                    position = file.stat().st_size * number // table.metadata.num_rows
+                    row = Row(f"{file.name}, row {number}", cells, position=position)
+                    yield _taken_out(row, pictures)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{file} cannot be read after row {number} ({error}); is it cut off?") from error
 

@@ -74,10 +74,17 @@ class Understanding:
         """The system prompt that its questions need; None: the template's own."""
         return self.profile.systems.get(self.name)
 
-    def samples(self, data: Path | None, fixture: bool, images: Path | None = None) -> Samples:
+    def samples(
+        self,
+        data: Path | None,
+        fixture: bool,
+        images: Path | None = None,
+        on_progress: Progress | None = None,
+    ) -> Samples:
         """The samples in the files at `data`, pictures in files of their own in `images` or beside them.
 
         Without `data`: questions about scenes of the embedded world, few of them for the `fixture`.
+        on_progress: bytes of the data that are read, of all.
 
         Raises ValueError naming every row that cannot be used and why, every id that is there twice, and
         what is wrong with the whole.
@@ -85,7 +92,7 @@ class Understanding:
         pictures = Pictures()
         if data is not None:
             source = Source(data, self.accepts, pictures, images)
-            rows = source.rows()
+            rows = source.rows(on_progress)
             lines = self.lines_of(rows, data)
             known = [self.files.get(md5) for md5 in source.md5()]
             published = all(known) and not list(self.lacking(lines))
