@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,32 +11,22 @@ import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from pyarrow import parquet
 
-from janus.eval.benchmark import Answers, Item, Line, Mode, Scored
+from janus.eval.benchmark import Line, Mode, Scored
 from janus.eval.fixtures import fixture_scenes
 from janus.eval.gqa import GQA
 from janus.eval.gqa_scores import READERS, SEMANTIC, distribution, mended, steps_of
 from janus.eval.tables import write_tsv
+from tests.answered import answered, square
 from tests.yesno_cases import fingerprint, gqa_runs, short_answers
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "gqa.json").read_text())
 CASES = 12_000
 
 
-def jpeg(shade: int = 0) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
 def scored(lines: Sequence[Line], said: Sequence[str | None], mode: Mode = "official") -> Scored:
-    raw = {}
-    for place, text in enumerate(said):
-        key = Item(place, 0).key
-        raw[key] = {"item": key, "error": "-"} if text is None else {"item": key, "answer": text}
-    return GQA(mode).score(Answers(Path("-"), lines, "some questions", False, 1, raw))
+    return GQA(mode).score(answered(lines, said))
 
 
 def written(folder: Path, run: Sequence[dict[str, Any]]) -> Path:
@@ -45,7 +34,7 @@ def written(folder: Path, run: Sequence[dict[str, Any]]) -> Path:
     images = folder / "images"
     images.mkdir()
     for name in {one["imageId"] for one in run}:
-        (images / f"{name}.jpg").write_bytes(jpeg(int(name[1:])))
+        (images / f"{name}.jpg").write_bytes(square(int(name[1:])))
     path = folder / "testdev_balanced_questions.json"
     path.write_text(json.dumps({one["id"]: {k: v for k, v in one.items() if k != "id"} for one in run}))
     return path
@@ -184,7 +173,7 @@ def test_steps_leave_out_the_last_question() -> None:
 
 def test_lmms_labs_two_files_are_joined(tmp_path: Path) -> None:
     for name, rows in (
-        ("images", [{"id": f"n{n}", "image": {"bytes": jpeg(n), "path": None}} for n in range(3)]),
+        ("images", [{"id": f"n{n}", "image": {"bytes": square(n, "JPEG"), "path": None}} for n in range(3)]),
         (
             "instructions",
             [
@@ -208,7 +197,7 @@ def test_lmms_labs_two_files_are_joined(tmp_path: Path) -> None:
     found = GQA().samples(tmp_path, False)
     assert [line["id"] for line in found.lines] == ["00", "01", "02", "03"]
     shown = [found.pictures[line["pictures"][0]] for line in found.lines]
-    assert shown == [jpeg(0), jpeg(1), jpeg(0), jpeg(1)]
+    assert shown == [square(0, "JPEG"), square(1, "JPEG"), square(0, "JPEG"), square(1, "JPEG")]
     assert found.lines[0]["types"] == {"structural": "query", "semantic": "rel"}
     assert (found.lines[0]["group"], found.lines[0]["steps"]) == ("thing", 1)
     with pytest.raises(ValueError, match=r"there is no picture n0\.jpg"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -10,31 +9,21 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from PIL import Image
 from pyarrow import parquet
 
-from janus.eval.benchmark import Answers, Item, Line, Mode, Scored
+from janus.eval.benchmark import Line, Mode, Scored
 from janus.eval.fixtures import fixture_scenes
 from janus.eval.mme import MME
 from janus.eval.mme_scores import COGNITION, PERCEPTION, SUBTASKS, points
 from janus.eval.tables import Row, write_tsv
+from tests.answered import answered, square
 from tests.yesno_cases import fingerprint, mme_runs
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mme.json").read_text())
 
 
-def png(shade: int = 0) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def scored(lines: Sequence[Line], said: Sequence[str | None], mode: Mode = "official") -> Scored:
-    raw = {}
-    for place, text in enumerate(said):
-        key = Item(place, 0).key
-        raw[key] = {"item": key, "error": "-"} if text is None else {"item": key, "answer": text}
-    return MME(mode).score(Answers(Path("-"), lines, "some questions", False, 1, raw))
+    return MME(mode).score(answered(lines, said))
 
 
 def samples(run: Sequence[dict[str, str]]) -> list[Line]:
@@ -155,7 +144,7 @@ def test_the_eval_tools_lists(tmp_path: Path) -> None:
             name = f"{n:04d}.{suffix}"
             place = tmp_path / "images" / subtask / ("images" if subtask == "artwork" else "") / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(png(n + 10 * len(subtask)))
+            place.write_bytes(square(n + 10 * len(subtask)))
             text += f"{name}\tIs it {n}?{ASK}\tYes\n{name}\tIs it not {n}?{ASK}\tNo\n"
         (tmp_path / f"{subtask}.txt").write_text(text)
     found = MME().samples(tmp_path, False, tmp_path / "images")
@@ -174,7 +163,7 @@ def test_the_eval_tools_lists(tmp_path: Path) -> None:
 def test_the_releases_folders(tmp_path: Path) -> None:
     folder = tmp_path / "existence"
     folder.mkdir()
-    (folder / "000000006040.jpg").write_bytes(png())
+    (folder / "000000006040.jpg").write_bytes(square())
     (folder / "000000006040.txt").write_text(f"Is there a train?{ASK}\tYes\nIs there a bed?{ASK}\tNo\n")
     lines = MME().samples(tmp_path, False).lines
     assert [(line["subtask"], line["image"], line["answer"]) for line in lines] == [
@@ -202,7 +191,7 @@ def test_vlmevalkits_rows_and_lmms_labs_parquet_give_the_same_ids(tmp_path: Path
     ]  # fmt: skip
     write_tsv(tmp_path / "MME.tsv", rows)
     held = [
-        {"question_id": "count/0001.png", "image": {"bytes": png(), "path": None}, "question": question,
+        {"question_id": "count/0001.png", "image": {"bytes": square(), "path": None}, "question": question,
          "answer": answer, "category": "count"}
         for question, answer in questions
     ]  # fmt: skip
@@ -229,7 +218,7 @@ def test_vlmevalkits_rows_and_lmms_labs_parquet_give_the_same_ids(tmp_path: Path
 )
 def test_bad_lines_are_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "OCR").mkdir()
-    (tmp_path / "OCR" / "0001.jpg").write_bytes(png())
+    (tmp_path / "OCR" / "0001.jpg").write_bytes(square())
     (tmp_path / "OCR.txt").write_text(text)
     with pytest.raises(ValueError, match=words):
         MME().samples(tmp_path / "OCR.txt", False)

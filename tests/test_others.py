@@ -94,7 +94,7 @@ def test_answers_stay_with_their_questions_where_rows_are_left_out(tmp_path: Pat
     questions = [
         {"question_id": str(i), "question": "Which?", "answer": "ABCD"[i % 4], "data_id": "one.png"}
         | choices
-        | {"data_type": kind, "question_type_id": 1 if kind == "image" else 11}
+        | {"data_type": kind, "question_type_id": "1" if kind == "image" else "11"}
         for i, kind in enumerate(["video", "image", "video", "image"])
     ]
     (tmp_path / "SEED-Bench.json").write_text(json.dumps({"questions": questions}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -12,33 +11,23 @@ from statistics import fmean
 
 import pyarrow
 import pytest
-from PIL import Image
 from pyarrow import parquet
 
 from janus.eval import yesno
-from janus.eval.benchmark import Answers, Item, Line, Mode, Scored
+from janus.eval.benchmark import Line, Mode, Scored
 from janus.eval.fixtures import fixture_scenes
 from janus.eval.pope import POPE
 from janus.eval.pope_scores import SPLITS, figures
 from janus.eval.tables import write_tsv
 from janus.eval.yesno import Reading
+from tests.answered import answered, square
 from tests.yesno_cases import fingerprint, pope_runs
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "pope.json").read_text())
 
 
-def png(shade: int = 0) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade % 256, shade // 256, 0)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def scored(lines: Sequence[Line], said: Sequence[str | None], mode: Mode = "official") -> Scored:
-    raw = {}
-    for place, text in enumerate(said):
-        key = Item(place, 0).key
-        raw[key] = {"item": key, "error": "-"} if text is None else {"item": key, "answer": text}
-    return POPE(mode).score(Answers(Path("-"), lines, "some questions", False, 1, raw))
+    return POPE(mode).score(answered(lines, said))
 
 
 def samples(run: list[dict[str, str]]) -> list[Line]:
@@ -205,7 +194,7 @@ def official(folder: Path, split: str, count: int = 4) -> None:
     lines = []
     for number in range(count):
         image = f"COCO_val2014_{number // 2:012d}.jpg"
-        (folder / "val2014" / image).write_bytes(png(number // 2))
+        (folder / "val2014" / image).write_bytes(square(number // 2))
         text, label = f"Is there a {split} {number} in the image?", "yes" if number % 2 == 0 else "no"
         lines.append({"question_id": number + 1, "image": image, "text": text, "label": label})
     (folder / f"coco_pope_{split}.json").write_text("\n".join(map(json.dumps, lines)) + "\n")
@@ -257,7 +246,7 @@ def test_vlmevalkits_rows_of_several_splits(tmp_path: Path) -> None:
 def test_lmms_labs_parquet(tmp_path: Path) -> None:
     rows = [
         {"id": str(n), "question_id": "1", "question": "Is there a cat?", "answer": "no", "category": split,
-         "image_source": "COCO", "image": {"bytes": png(), "path": None}}
+         "image_source": "COCO", "image": {"bytes": square(), "path": None}}
         for n, split in enumerate(SPLITS)
     ]  # fmt: skip
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "test-00000-of-00001.parquet")
@@ -275,7 +264,7 @@ def test_two_forms_of_the_data_in_one_folder_are_told(tmp_path: Path) -> None:
     official(tmp_path, "random", 2)
     row = {
         "index": 1,
-        "image": base64.b64encode(png()).decode(),
+        "image": base64.b64encode(square()).decode(),
         "question": "Is there a random 0 in the image?",
     }
     write_tsv(tmp_path / "POPE.tsv", [row | {"answer": "Yes", "category": "random"}])
@@ -299,7 +288,7 @@ GOOD = {"question_id": 1, "image": "a.png", "text": "Is there a cat in the image
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, change: Line, words: str) -> None:
-    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "a.png").write_bytes(square())
     path = tmp_path / "coco_pope_random.json"
     path.write_text("\n".join(map(json.dumps, (GOOD | change, GOOD | {"question_id": 2, "text": "Is it?"}))))
     with pytest.raises(ValueError, match=words):
@@ -307,7 +296,7 @@ def test_bad_lines_are_named(tmp_path: Path, change: Line, words: str) -> None:
 
 
 def test_a_file_that_names_no_split(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "a.png").write_bytes(square())
     (tmp_path / "lines.json").write_text(json.dumps(GOOD) + "\n" + json.dumps(GOOD | {"question_id": 2}))
     with pytest.raises(ValueError, match="neither a column category nor the file's name says"):
         POPE().samples(tmp_path / "lines.json", False)

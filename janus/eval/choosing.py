@@ -5,15 +5,17 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from janus.eval.benchmark import Answers, Line, Progress, Table
+from janus.eval.benchmark import Answers, Line, Mode, Progress, Table
 from janus.eval.choices import Options, Reader
 from janus.eval.judges import Consultation, Judge, Request
+from janus.eval.profiles import Form, ProfileName
 from janus.eval.published import beside
 from janus.eval.tallies import share, shown, shown_interval
+from janus.eval.understanding import Understanding
 
 LETTERS = string.ascii_uppercase
 TRIES = 3  # replies of a judge, until an answer counts as unreadable
@@ -50,13 +52,29 @@ def judge_prompt(question: str, options: Options, answer: str) -> str:
     return PROMPT.format(question, f"There are several options: \n{listed}", answer)
 
 
-def check_judge(judge: Judge | None) -> None:
-    """Raises ValueError for one that cannot be asked."""
-    if judge is None:
-        return
-    if not judge.chats:
-        raise ValueError(f"{judge.title} follows no instructions and cannot match answers with options")
-    judge.check()
+class MultipleChoice(Understanding):
+    """A benchmark that asks for letters of options.
+
+    judge: who is asked about answers that the rules cannot read; None: they count as wrong.
+    """
+
+    form: ClassVar[Form] = "choice"
+
+    def __init__(
+        self, mode: Mode = "official", profile: ProfileName = "pro", judge: Judge | None = None
+    ) -> None:
+        super().__init__(mode, profile)
+        self.judge = judge
+
+    def prepare(self) -> None:
+        """Raises ValueError for a judge that cannot be asked."""
+        if self.judge is None:
+            return
+        if not self.judge.chats:
+            raise ValueError(
+                f"{self.judge.title} follows no instructions and cannot match answers with options"
+            )
+        self.judge.check()
 
 
 class Choosing:

@@ -11,7 +11,7 @@ import numpy as np
 
 from janus.eval.benchmark import Line, Table
 from janus.eval.folder import Journal
-from janus.eval.published import DPG, GENEVAL, UNDERSTANDING
+from janus.eval.published import DPG, GENEVAL, UNDERSTANDING, understanding
 from janus.eval.report import markdown
 from janus.eval.runner import RESULTS, VERDICTS
 from janus.eval.tallies import shown
@@ -99,7 +99,7 @@ def overview(folders: Sequence[str | Path]) -> str:
             caveats[f"{folder}: {why}"] = None
     names = list(dict.fromkeys(name for row in ours.values() for name in row))
     rows = [[row, *(scores.get(name, "-") for name in names)] for row, scores in ours.items()]
-    for model in dict.fromkeys([*UNDERSTANDING, *GENEVAL]):
+    for model in dict.fromkeys([*UNDERSTANDING, *GENEVAL, *DPG]):
         known = [_published(model, name.split(" ")[0]) for name in names]
         if any(value != "-" for value in known):
             rows.append([f"{model} (report)", *known])
@@ -112,7 +112,7 @@ def _published(model: str, benchmark: str) -> str:
         return shown(GENEVAL[model][-1]) if model in GENEVAL else "-"
     if benchmark == "dpg":
         return shown(DPG[model][-1], 1) if model in DPG else "-"
-    return shown(UNDERSTANDING.get(model, {}).get(benchmark), 1)
+    return shown(understanding(model, benchmark), 1)
 
 
 def _scored(folder: str | Path) -> tuple[Line, dict[str, Line]]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from janus.eval.benchmark import Counts, Line, Table
 from janus.eval.dpg_rules import CATEGORIES, Judged, broad, summary
 from janus.eval.intervals import bootstrap, clustered
-from janus.eval.published import DPG
+from janus.eval.published import DPG, FAMILY, among
 from janus.eval.tallies import shown, shown_interval
 
 
@@ -54,15 +54,17 @@ def tables(scores: Mapping[str, float | None], details: Line) -> list[Table]:
     for place, name in enumerate((*CATEGORIES, "overall")):
         found = details["l1"].get(name)
         interval = found["interval"] if found else details["overall_interval"] if name == "overall" else None
-        published = (f"{row[place]:.2f}" for row in DPG.values())
+        published = (f"{DPG[model][place]:.2f}" for model in FAMILY)
         of = str(found["of"]) if found else ""
         rows.append((name, shown(scores.get(name), 100, 2), shown_interval(interval), of, *published))
-    header = ("category", "score", "95 %", "answers", *(f"{name} (report)" for name in DPG))
+    header = ("category", "score", "95 %", "answers", *(f"{name} (report)" for name in FAMILY))
+    ours = [shown(scores.get(name), 100, 2) for name in (*CATEGORIES, "overall")]
     narrow = [
         (name, shown(found["score"], 100, 2), shown_interval(found["interval"]), str(found["of"]))
         for name, found in details["l2"].items()
     ]
     return [
-        Table("Beside the report's table 5, judged by mPLUG there", header, rows),
+        Table("The report's numbers are judged by mPLUG", header, rows),
         Table("By narrow category", ("category", "score", "95 %", "answers"), narrow),
+        among(5, (*CATEGORIES, "overall"), ours, DPG),
     ]

@@ -84,7 +84,7 @@ class Drawer:
 
 def _made(request: Request, picture: Image.Image) -> Made:
     stream = io.BytesIO()
-    Image.frombytes(picture.mode, picture.size, picture.tobytes()).save(stream, "PNG")
+    Image.frombytes(picture.mode, picture.size, picture.tobytes()).save(stream, "PNG", compress_level=1)
     data, item = stream.getvalue(), request.item
     folder = f"{PICTURES}/{item.sample:05d}"
     path = f"{folder}/samples/{item.number:05d}.png"

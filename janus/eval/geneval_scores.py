@@ -9,7 +9,7 @@ from statistics import fmean
 from janus.eval.benchmark import Answers, Item, Line, Mode, Table
 from janus.eval.intervals import bootstrap, wilson
 from janus.eval.prompts import TASKS
-from janus.eval.published import GENEVAL
+from janus.eval.published import FAMILY, GENEVAL, among
 from janus.eval.tallies import shown, shown_interval
 
 
@@ -55,7 +55,6 @@ def scores_of(
 
 def tables(scores: Mapping[str, float | None], details: Line) -> list[Table]:
     """The scores with their intervals beside the report's."""
-    names = ["Janus", "Janus-Pro-1B", "Janus-Pro-7B"]
     rows = []
     for row, task in enumerate([*TASKS, "overall"]):
         counts = details["tasks"].get(task)
@@ -66,11 +65,13 @@ def tables(scores: Mapping[str, float | None], details: Line) -> list[Table]:
                 shown(scores[task], 1, 3),
                 shown_interval(interval, 1, 3),
                 f"{counts['correct']} of {counts['scored']}" if counts else "",
-                *(f"{GENEVAL[name][row]:.2f}" for name in names),
+                *(f"{GENEVAL[name][row]:.2f}" for name in FAMILY),
             ]
         )
-    header = ["task", "score", "95 %", "right of", *(f"{name} (report)" for name in names)]
-    return [Table("", header, rows)]
+    header = ["task", "score", "95 %", "right of", *(f"{name} (report)" for name in FAMILY)]
+    tasks = [*TASKS, "overall"]
+    ours = [shown(scores[task], 1, 2) for task in tasks]
+    return [Table("", header, rows), among(4, tasks, ours, GENEVAL)]
 
 
 def notes(details: Line) -> list[str]:

@@ -14,20 +14,17 @@ from typing import ClassVar
 
 from janus.data.scenes import COLOURS, RELATIONS
 from janus.data.wording_en import NUMBERS, plural
-from janus.eval.benchmark import Answers, Counts, Item, Line, Mode, Progress, Scored
+from janus.eval.benchmark import Answers, Counts, Item, Line, Progress, Scored
 from janus.eval.choices import READERS
-from janus.eval.choosing import LETTERS, Choosing, cell, check_judge, checked, options_of, some, why
+from janus.eval.choosing import LETTERS, Choosing, MultipleChoice, cell, checked, options_of, some, why
 from janus.eval.fixtures import FixtureScene
-from janus.eval.judges import Judge
 from janus.eval.mmbench_scores import notes, scores_of, tables
-from janus.eval.profiles import Form, ProfileName
 from janus.eval.tables import Row
-from janus.eval.understanding import Understanding
 
 TURN = 1_000_000  # what a rotation's index is larger than the one before
 
 
-class MMBench(Understanding):
+class MMBench(MultipleChoice):
     """The benchmark.
 
     judge: who is asked about answers that the rules cannot read; None: they count as wrong.
@@ -43,14 +40,6 @@ class MMBench(Understanding):
         "mmbench_dev_2*.tsv",
         "dev-*.parquet",
     )
-    form: ClassVar[Form] = "choice"
-
-    def __init__(
-        self, mode: Mode = "official", profile: ProfileName = "pro", judge: Judge | None = None
-    ) -> None:
-        super().__init__(mode, profile)
-        self.judge = judge
-
     # -- data
 
     def sample(self, row: Row) -> Line:
@@ -94,9 +83,6 @@ class MMBench(Understanding):
         return str(sample["group"])
 
     # -- scores
-
-    def prepare(self) -> None:
-        check_judge(self.judge)
 
     def score(self, answers: Answers, on_progress: Progress | None = None) -> Scored:
         """Every question of which all rows are answered.  Questions are counted, not rows."""

@@ -16,22 +16,19 @@ import numpy as np
 
 from janus.data.scenes import RELATIONS
 from janus.data.wording_en import NUMBERS, plural
-from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Scored
-from janus.eval.choosing import LETTERS, Choosing, cell, check_judge, checked, options_of, some, why
+from janus.eval.benchmark import Answers, Counts, Line, Progress, Scored
+from janus.eval.choosing import LETTERS, Choosing, MultipleChoice, cell, checked, options_of, some, why
 from janus.eval.fixtures import FixtureScene
-from janus.eval.judges import Judge
 from janus.eval.mmmu_rules import CHOICE, OPEN, golds
 from janus.eval.mmmu_scores import DOMAINS, notes, scores_of, tables
-from janus.eval.profiles import Form, ProfileName
 from janus.eval.tables import Row
-from janus.eval.understanding import Understanding
 
 SPLIT = "validation"
 _GOLDS = "answer_dict_val.json"  # the official answers, by the question's id
 _DOMAIN = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
 
 
-class MMMU(Understanding):
+class MMMU(MultipleChoice):
     """The benchmark.
 
     judge: who is asked about choices that the rules cannot read, of which the official scorer guesses; None:
@@ -44,14 +41,6 @@ class MMMU(Understanding):
         "993feccbb751cde681f5b6d03e2aa183": f"MMMU's {_GOLDS}",
     }
     accepts: ClassVar[Sequence[str]] = ("MMMU_DEV_VAL.tsv", f"{SPLIT}-*.parquet", _GOLDS)
-    form: ClassVar[Form] = "choice"
-
-    def __init__(
-        self, mode: Mode = "official", profile: ProfileName = "pro", judge: Judge | None = None
-    ) -> None:
-        super().__init__(mode, profile)
-        self.judge = judge
-
     # -- data
 
     def sample(self, row: Row) -> Line:
@@ -97,9 +86,6 @@ class MMMU(Understanding):
         yield from (subject for subject in _DOMAIN if subject not in there)
 
     # -- scores
-
-    def prepare(self) -> None:
-        check_judge(self.judge)
 
     def score(self, answers: Answers, on_progress: Progress | None = None) -> Scored:
         """The share of right answers: overall, of either type, by domain and by subject."""

@@ -16,14 +16,14 @@ from typing import ClassVar
 
 from janus.data.scenes import COLOURS, RELATIONS
 from janus.data.wording_en import NUMBERS, describe, plural
-from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Scored, Table
+from janus.eval.benchmark import Answers, Counts, Line, Progress, Scored, Table
 from janus.eval.choices import OTHERS, READERS
 from janus.eval.choosing import (
     LETTERS,
     Choosing,
+    MultipleChoice,
     beside_report,
     cell,
-    check_judge,
     checked,
     lost_note,
     options_of,
@@ -33,11 +33,8 @@ from janus.eval.choosing import (
     without_right,
 )
 from janus.eval.fixtures import FixtureScene
-from janus.eval.judges import Judge
-from janus.eval.profiles import Form, ProfileName
 from janus.eval.tables import Row
 from janus.eval.tallies import share, shown, tally
-from janus.eval.understanding import Understanding
 
 DIMENSIONS = (  # 1 to 9; 10 to 12 are about films
     "Scene Understanding",
@@ -53,7 +50,7 @@ DIMENSIONS = (  # 1 to 9; 10 to 12 are about films
 _PLAIN = {name.lower(): name for name in DIMENSIONS}
 
 
-class Seed(Understanding):
+class Seed(MultipleChoice):
     """The benchmark.
 
     judge: who is asked about answers that the rules cannot read; None: they count as wrong.
@@ -64,13 +61,6 @@ class Seed(Understanding):
         "68017231464752261a2526d6ca3a10c0": "VLMEvalKit's SEEDBench_IMG.tsv"
     }
     accepts: ClassVar[Sequence[str]] = ("SEED-Bench.json", "SEEDBench_IMG.tsv", "test-*.parquet")
-    form: ClassVar[Form] = "choice"
-
-    def __init__(
-        self, mode: Mode = "official", profile: ProfileName = "pro", judge: Judge | None = None
-    ) -> None:
-        super().__init__(mode, profile)
-        self.judge = judge
 
     def sample(self, row: Row) -> Line:
         """Of SEED-Bench.json, lmms-lab's parquet or VLMEvalKit's TSV."""
@@ -97,9 +87,6 @@ class Seed(Understanding):
         for number, row in enumerate(rows):
             row.number = number
         return [row for row in rows if not _about_film(row)]
-
-    def prepare(self) -> None:
-        check_judge(self.judge)
 
     def score(self, answers: Answers, on_progress: Progress | None = None) -> Scored:
         """The share of right answers, overall and by dimension."""
