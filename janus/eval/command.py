@@ -156,6 +156,8 @@ def _run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
     benchmark = _benchmark(options.benchmark, options, load)
     if options.data and options.fixture:
         raise ValueError("give either --data or --fixture")
+    if options.workers and not options.ray:
+        raise ValueError("--workers belongs to --ray; without a cluster torchrun says how many there are")
     asking = _settings(options, about)
     with Workers.here() as workers:
         samples = None
@@ -288,6 +290,8 @@ def _judge(options: argparse.Namespace, load: Load) -> Any:
     """Who is asked where a rule needs a judge; None: the benchmark does without."""
     who = options.judge
     if who is None:
+        if options.judge_model:
+            raise ValueError(f"say with --judge where {options.judge_model} is to be asked")
         return None
     if who == "janus":
         from janus.api import Janus
