@@ -372,7 +372,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _add_eval(verbs: Any) -> None:
-    from janus.eval.command import add_commands
+    from janus.eval.options import add_commands
 
     verb = _verb(
         verbs,
