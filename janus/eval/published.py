@@ -86,7 +86,8 @@ DPG: dict[str, tuple[float, ...]] = {
 
 def understanding(model: str, benchmark: str) -> float | None:
     """Table 3's number; None where it has none."""
-    return UNDERSTANDING[model][COLUMNS.index(benchmark)] if model in UNDERSTANDING else None
+    scores = dict(zip(COLUMNS, UNDERSTANDING.get(model, ()), strict=False))
+    return scores.get(benchmark)
 
 
 def among(
