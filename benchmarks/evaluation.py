@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from janus.eval.pope import POPE
 from janus.eval.runner import Asking, answer
 
 _FREE = {"times.jsonl", "lock"}
+_SILENT: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 @contextmanager
@@ -78,18 +80,20 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def killed(command: Sequence[str], out: Path, times: int, longest: float) -> int:
-    """Run it, kill it at random moments, run it to its end; returns how often a kill met it at work."""
+def killed(command: Sequence[str], out: Path, times: int, longest: float) -> None:
+    """Run it, kill it at random moments, and run it to its end; from the beginning if it ends too soon."""
     rng, met = random.Random(0), 0
-    for _ in range(times):
-        with subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL) as process:
+    while met < times:
+        with subprocess.Popen([*command, "--out", str(out)], **_SILENT) as process:
             try:
-                process.wait(rng.random() * longest)
+                process.wait(rng.random() * longest / 2)
             except subprocess.TimeoutExpired:
                 process.kill()
                 met += 1
-    subprocess.run([*command, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
-    return met
+                continue
+        shutil.rmtree(out)
+        met = 0
+    subprocess.run([*command, "--out", str(out)], check=True, **_SILENT)
 
 
 def survive(benchmark: str, more: Sequence[str], times: int) -> None:
@@ -97,11 +101,13 @@ def survive(benchmark: str, more: Sequence[str], times: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         quiet, disturbed = Path(folder) / "quiet", Path(folder) / "disturbed"
         began = time.monotonic()
-        subprocess.run([*command, "--out", str(quiet)], check=True, stdout=subprocess.DEVNULL)
-        met = killed(command, disturbed, times, time.monotonic() - began)
+        subprocess.run([*command, "--out", str(quiet)], check=True, **_SILENT)
+        killed(command, disturbed, times, time.monotonic() - began)
         one, other = files(quiet), files(disturbed)
         differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-        print(f"{benchmark}: killed {met} times; {len(one)} files, different: {differ or 'none'}", flush=True)
+        print(
+            f"{benchmark}: killed {times} times; {len(one)} files, different: {differ or 'none'}", flush=True
+        )
 
 
 def main() -> None:
