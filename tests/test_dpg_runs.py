@@ -81,7 +81,8 @@ def test_prompts_come_from_their_files_or_from_the_table(tmp_path: Path) -> None
     ],
 )
 def test_bad_rows_are_named(tmp_path: Path, change: dict[str, str], words: str) -> None:
-    with pytest.raises(ValueError, match=rf"1 bad rows:\n  dpg_bench\.csv, row 2: {words}"):
+    told = rf"1 bad rows beside 1 good ones:\n  dpg_bench\.csv, row 2: {words}"
+    with pytest.raises(ValueError, match=told):
         read_data(write(tmp_path, [GOOD, GOOD | change]))
 
 

@@ -224,7 +224,7 @@ def test_the_official_file_is_known_by_its_content(tmp_path: Path, monkeypatch: 
     path = tmp_path / "mm-vet.json"
     path.write_text(json.dumps({"v1_0": ROW | {"imagename": "v1_0.png"}}))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr("janus.eval.mmvet._OFFICIAL_SHA256", digest)
+    monkeypatch.setattr(MMVet, "files", {digest: "MM-Vet's mm-vet.json"})
     for data in (path, tmp_path):
         samples = MMVet().samples(data, False)
         assert (samples.published, samples.title) == (True, "MM-Vet's mm-vet.json")

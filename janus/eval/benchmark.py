@@ -21,6 +21,7 @@ Line = dict[str, Any]  # a sample, a raw answer, a verdict
 Progress = Callable[[int, int], None]  # done, total
 Mode = Literal["official", "fixed"]
 MODES: tuple[Mode, ...] = ("official", "fixed")
+_SHOWN = 10  # bad rows named in one message
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,22 @@ class Benchmark(Protocol):
 
     def score(self, answers: Answers, on_progress: Progress | None = None) -> Scored:
         """Score what there is.  The same answers always give the same."""
+
+
+def caveats(mode: Mode, *reasons: str, by: str = "the official ones") -> str:
+    """One sentence of all reasons why a score is no published number's equal, mended rules among them.
+
+    by: whose rules the published numbers are by.
+    """
+    mended = f"by mended rules, published numbers are by {by}" if mode == "fixed" else ""
+    return "; ".join(filter(None, [*reasons, mended]))
+
+
+def refused(source: object, wrong: Sequence[str], good: int) -> ValueError:
+    """The error for data with bad rows: the first of them, and how many there are beside good ones."""
+    more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+    listed = "\n  ".join(wrong[:_SHOWN])
+    return ValueError(f"{source} has {len(wrong)} bad rows beside {good} good ones:\n  {listed}{more}")
 
 
 def check_mode(mode: str) -> None:

@@ -18,7 +18,18 @@ from typing import Any, Literal
 
 from PIL import Image, PngImagePlugin
 
-from janus.eval.benchmark import Answers, Counts, Item, Line, Mode, Progress, Samples, Scored, check_mode
+from janus.eval.benchmark import (
+    Answers,
+    Counts,
+    Item,
+    Line,
+    Mode,
+    Progress,
+    Samples,
+    Scored,
+    caveats,
+    check_mode,
+)
 from janus.eval.dpg_data import FILE, PROMPTS, own_data, read_data
 from janus.eval.dpg_rules import JUDGE, READ, TILES, Judged, Question
 from janus.eval.dpg_scores import scores_of, tables
@@ -188,9 +199,8 @@ class DPG:
         judged = "" if self.judge.title == MPlug.title else f"judged by {self.judge.title}, not by mPLUG"
         if self.judge.title == _EMBEDDED:
             judged += ", in the embedded world; not comparable with published numbers"
-        mended = "by mended rules, published numbers are by the official ones" if self.mode == "fixed" else ""
         pictures = "" if answers.each == self.each else f"{answers.each} pictures to a prompt, not four"
-        return "; ".join(filter(None, [data, judged, mended, pictures]))
+        return caveats(self.mode, data, judged, pictures)
 
     def _notes(self, answers: Answers, details: Line, consultation: Consultation) -> list[str]:
         told = consultation.notes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from janus.data.facts import Facts
 from janus.data.wording_en import NUMBERS, article, describe, plural
-from janus.eval.benchmark import Line, Samples
+from janus.eval.benchmark import Line, Samples, refused
 from janus.eval.fixtures import fixture_scenes
 from janus.eval.pictures import Pictures
 from janus.eval.tables import Row, Source
@@ -35,7 +35,6 @@ COLUMNS = (
     "question_natural_language",
 )
 SMALL, WHOLE = 6, 120  # prompts of the fixture, and of the package's own
-_SHOWN = 10  # bad rows named in one message
 
 
 def read_data(path: Path) -> Samples:
@@ -72,8 +71,7 @@ def read_data(path: Path) -> Samples:
     if blob != OFFICIAL_BLOB:
         wrong += [f"{PROMPTS}/{name}.txt: no row asks about it" for name in prompts if name not in samples]
     if wrong:
-        more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise ValueError(f"{file} has {len(wrong)} bad rows:\n  " + "\n  ".join(wrong[:_SHOWN]) + more)
+        raise refused(file, wrong, sum(len(sample["questions"]) for sample in samples.values()))
     if not samples:
         raise ValueError(f"{file} has no questions")
     published = (blob, _digest(prompts)) == (OFFICIAL_BLOB, OFFICIAL_PROMPTS)

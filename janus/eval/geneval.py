@@ -15,7 +15,17 @@ from typing import Any, Literal
 
 from janus.data.layouts import RELATIONS
 from janus.data.subjects import COLOURS, NAMES
-from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Samples, Scored, check_mode
+from janus.eval.benchmark import (
+    Answers,
+    Counts,
+    Line,
+    Mode,
+    Progress,
+    Samples,
+    Scored,
+    caveats,
+    check_mode,
+)
 from janus.eval.detect import (
     DETECTORS,
     UNKNOWN_CAVEAT,
@@ -108,15 +118,10 @@ class GenEval:
             counts=Counts("picture", len(answers.items), answered, len(seen), len(lines)),
             verdicts=lines,
             details=details,
-            caveat="; ".join(
-                filter(
-                    None,
-                    [
-                        caveat(detector, self._otherwise),
-                        "" if answers.published else "not all the official prompts",
-                        "" if self.mode == "official" else "by mended rules, published numbers are by others",
-                    ],
-                )
+            caveat=caveats(
+                self.mode,
+                caveat(detector, self._otherwise),
+                "" if answers.published else "not all the official prompts",
             ),
             tables=tables(scores, details),
             notes=[*notes(details), *filter(None, [nothing_found(seen)])],

@@ -76,7 +76,6 @@ class GQA(Understanding):
             details=details,
             caveat=self.caveat(
                 answers,
-                "by mended rules, published numbers are by others" if self.mode == "fixed" else "",
             ),
             tables=tables(scores, details),
             notes=notes(details, self.mode),

@@ -9,7 +9,6 @@ e8e78f0).  `choices` reads answers, docs/evaluation.md explains.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from janus.data.scenes import COLOURS, RELATIONS
@@ -31,6 +30,7 @@ class MMBench(MultipleChoice):
     """
 
     name: ClassVar[str] = "mmbench"
+    published_by: ClassVar[str] = "VLMEvalKit's"
     files: ClassVar[Mapping[str, str]] = {
         "b6caf1133a01c6bb705cf753bb527ed8": "VLMEvalKit's MMBench_DEV_EN.tsv"
     }
@@ -62,11 +62,10 @@ class MMBench(MultipleChoice):
             "pictures": row.pictures[:1],
         }
 
-    def lines_of(self, rows: Sequence[Row], source: Path) -> tuple[Line, ...]:
-        """As the base has it; where no question is rotated, the rotations are added."""
-        lines = super().lines_of(rows, source)
+    def completed(self, lines: Sequence[Line], rows: Sequence[Row]) -> tuple[Line, ...]:
+        """Where no question is rotated, the rotations are added."""
         if _rotated(lines) or any(cell(row.cells, "g_index") for row in rows):
-            return lines
+            return tuple(lines)
         return rotations(lines)
 
     def check(self, lines: Sequence[Line]) -> Iterator[str]:
@@ -105,7 +104,6 @@ class MMBench(MultipleChoice):
                 answers,
                 "" if len(groups) < len(places) else "no rotations, so that this is plain accuracy",
                 chosen.caveat,
-                "by mended rules, published numbers are by VLMEvalKit's" if self.mode == "fixed" else "",
             ),
             tables=tables(answers, chosen, scores, details, verdicts),
             notes=[*notes(details), *chosen.notes],

@@ -108,7 +108,6 @@ class MMMU(MultipleChoice):
             caveat=self.caveat(
                 answers,
                 chosen.caveat,
-                "by mended rules, published numbers are by others" if self.mode == "fixed" else "",
             ),
             tables=tables(answers, scores, details, verdicts),
             notes=[*notes(details, self.mode), *chosen.notes],

@@ -7,16 +7,14 @@ Evaluating Large Multimodal Models for Integrated Capabilities", github.com/yuwe
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import ClassVar
 
 from janus.data.wording_en import NUMBERS, plural
-from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Samples, Scored
+from janus.eval.benchmark import Answers, Counts, Line, Mode, Progress, Scored
 from janus.eval.fixtures import FixtureScene
 from janus.eval.judges import Consultation, Judge, Request
 from janus.eval.mmvet_rules import CAPABILITIES, JUDGE, RULES, combination, matches
@@ -26,7 +24,6 @@ from janus.eval.tables import Row
 from janus.eval.understanding import Understanding
 
 _OFFICIAL = "mm-vet.json"  # in mm-vet.zip, release v1 of the official repository
-_OFFICIAL_SHA256 = "6eced3121b9865098ea72aca233ca5ff7fd7b81374494d878815b9f856442d8e"
 _NAN = "the judge's grade is no number"
 
 
@@ -48,7 +45,11 @@ class MMVet(Understanding):
     """
 
     name: ClassVar[str] = "mmvet"
-    files: ClassVar[Mapping[str, str]] = {"748aa6d4aa9d4de798306a63718455e3": "VLMEvalKit's MMVet.tsv"}
+    published_by: ClassVar[str] = "the official ones"
+    files: ClassVar[Mapping[str, str]] = {
+        "748aa6d4aa9d4de798306a63718455e3": "VLMEvalKit's MMVet.tsv",
+        "6eced3121b9865098ea72aca233ca5ff7fd7b81374494d878815b9f856442d8e": f"MM-Vet's {_OFFICIAL}",
+    }
     accepts: ClassVar[Sequence[str]] = (_OFFICIAL, "MMVet.tsv", "test-*.parquet")
     form: ClassVar[Form] = "free"
 
@@ -63,21 +64,6 @@ class MMVet(Understanding):
         if runs < 1:
             raise ValueError(f"runs must be at least 1, not {runs}")
         self.judge, self.runs = judge, runs
-
-    def samples(
-        self,
-        data: Path | None,
-        fixture: bool,
-        images: Path | None = None,
-        on_progress: Progress | None = None,
-    ) -> Samples:
-        """As the base does; the official file is known by another checksum than the base's."""
-        found = super().samples(data, fixture, images, on_progress)
-        if data is None:
-            return found
-        files = [data] if data.is_file() else sorted({p for a in self.accepts for p in data.rglob(a)})
-        known = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == [_OFFICIAL_SHA256]
-        return replace(found, title=f"MM-Vet's {_OFFICIAL}", published=True) if known else found
 
     def sample(self, row: Row) -> Line:
         """Of mm-vet.json, VLMEvalKit's TSV or lmms-lab's parquet."""
@@ -218,8 +204,7 @@ class MMVet(Understanding):
         else:
             who = ", ".join(consultation.models) or consultation.judge.title
             judged = f"graded by {who}, published numbers by GPT-4 ({JUDGE}); judges differ by points"
-        mended = "by mended rules, published numbers are by the official ones"
-        return self.caveat(answers, judged, mended if self.mode == "fixed" else "")
+        return self.caveat(answers, judged)
 
     def _notes(
         self, details: Line, grades: Mapping[int, Sequence[_Grade]], consultation: Consultation | None

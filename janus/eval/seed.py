@@ -117,7 +117,6 @@ class Seed(MultipleChoice):
             caveat=self.caveat(
                 answers,
                 chosen.caveat,
-                "by mended rules, published numbers are by others" if self.mode == "fixed" else "",
             ),
             tables=[
                 _dimensions(verdicts, order),

@@ -14,7 +14,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,9 +74,11 @@ class Source:
         self._images = [images] if images is not None else [self.root]
         self._places: dict[str, list[Path]] | None = None
 
-    def md5(self) -> list[str]:
-        """Of each file, in order; data sets are published with them."""
-        return [_md5(file) for file in self.files]
+    def known(self, files: Mapping[str, str]) -> list[str | None]:
+        """What each file is, in order, by its MD5 or SHA-256 among those of published ones; None: unknown."""
+        kinds = sorted({"md5" if len(digest) == 32 else "sha256" for digest in files})
+        found = ([files.get(_digest(file, kind)) for kind in kinds] for file in self.files)
+        return [next(filter(None, names), None) for names in found]
 
     def rows(self, on_progress: Progress | None = None) -> list[Row]:
         """All rows of all files.  on_progress: bytes read, of all.
@@ -301,9 +303,9 @@ def _large_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _md5(file: Path) -> str:
+def _digest(file: Path, kind: str) -> str:
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
 def write_tsv(file: Path, rows: Sequence[dict[str, Any]]) -> None:

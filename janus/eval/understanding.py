@@ -7,14 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from janus.eval.benchmark import Answers, Item, Line, Mode, Progress, Samples, Scored, check_mode
+from janus.eval.benchmark import (
+    Answers,
+    Item,
+    Line,
+    Mode,
+    Progress,
+    Samples,
+    Scored,
+    caveats,
+    check_mode,
+    refused,
+)
 from janus.eval.fixtures import SMALL, WHOLE, FixtureScene, fixture_scenes
 from janus.eval.folder import PICTURES
 from janus.eval.pictures import Pictures
 from janus.eval.profiles import Form, ProfileName, profile_of
 from janus.eval.tables import Row, Source, write_tsv
 
-_SHOWN = 10  # bad rows named in one message
 FIXTURE, OWN = "the package's fixture", "the package's own questions about scenes of the embedded world"
 
 
@@ -27,7 +37,8 @@ class Understanding:
     kind: Literal["answer", "picture"] = "answer"
     each = 1
     name: ClassVar[str]
-    files: ClassVar[Mapping[str, str]] = {}  # MD5 of published files, and what they are
+    files: ClassVar[Mapping[str, str]] = {}  # MD5 or SHA-256 of published files, and what they are
+    published_by: ClassVar[str] = "others"  # whose rules published numbers are by
     accepts: ClassVar[Sequence[str]]  # patterns of data files in a folder
     form: ClassVar[Form]  # of the question, if the sample has no `form` of its own
 
@@ -47,6 +58,10 @@ class Understanding:
     def chosen(self, rows: Sequence[Row], source: Path) -> Sequence[Row]:
         """Those of a data set's rows that are asked, put together from several where that is how it comes."""
         return rows
+
+    def completed(self, lines: Sequence[Line], rows: Sequence[Row]) -> tuple[Line, ...]:
+        """The samples in rows, with those that are made from them."""
+        return tuple(lines)
 
     def check(self, lines: Sequence[Line]) -> Iterator[str]:
         """What is wrong with the samples as a whole."""
@@ -69,11 +84,6 @@ class Understanding:
     def settings(self) -> Line:
         return {"profile": self.profile.name}
 
-    @property
-    def system(self) -> str | None:
-        """The system prompt that its questions need; None: the template's own."""
-        return self.profile.systems.get(self.name)
-
     def samples(
         self,
         data: Path | None,
@@ -93,17 +103,19 @@ class Understanding:
         if data is not None:
             source = Source(data, self.accepts, pictures, images)
             rows = source.rows(on_progress)
-            lines = self.lines_of(rows, data)
-            known = [self.files.get(md5) for md5 in source.md5()]
+            pairs = self.pairs(rows, data)
+            lines = self.completed([line for _, line in pairs], rows)
+            known = source.known(self.files)
             published = all(known) and not list(self.lacking(lines))
             named = [name or file.name for name, file in zip(known, source.files, strict=True)]
             title = ", ".join(dict.fromkeys(named))
-            numbers = tuple(row.number for row in self.chosen(rows, data) if row.number is not None)
+            numbers = tuple(row.number for row, _ in pairs if row.number is not None)
             return Samples(title, lines, published, pictures, numbers)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"{self.name}.tsv"
             write_tsv(file, self.fixture(fixture_scenes(SMALL if fixture else WHOLE)))
-            lines = self.lines_of(Source(file, self.accepts, pictures).rows(), file)
+            rows = Source(file, self.accepts, pictures).rows()
+            lines = self.completed([line for _, line in self.pairs(rows, file)], rows)
         return Samples(FIXTURE if fixture else OWN, lines, False, pictures)
 
     def lacking(self, lines: Sequence[Line]) -> Iterator[str]:
@@ -157,12 +169,8 @@ class Understanding:
 
     def caveat(self, answers: Answers, *more: str) -> str:
         """What keeps a score from being a published number's equal; `more` that the benchmark knows of."""
-        reasons = [] if answers.published else [f"not the published data ({answers.title})"]
-        return "; ".join([*reasons, *filter(None, more)])
-
-    def lines_of(self, rows: Sequence[Row], source: Path) -> tuple[Line, ...]:
-        """The samples in rows.  Raises ValueError naming what is wrong."""
-        return tuple(line for _, line in self.pairs(rows, source))
+        data = "" if answers.published else f"not the published data ({answers.title})"
+        return caveats(self.mode, data, *more, by=self.published_by)
 
     def pairs(self, rows: Sequence[Row], source: Path, shown: bool = True) -> list[tuple[Row, Line]]:
         """Rows that are asked, and their samples.
@@ -190,12 +198,7 @@ class Understanding:
             pairs.append((row, line))
         wrong += self.check([line for _, line in pairs]) if not wrong else ()
         if wrong:
-            more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-            raise ValueError(
-                f"{source} has {len(wrong)} bad rows beside {len(pairs)} good ones:\n  "
-                + "\n  ".join(wrong[:_SHOWN])
-                + more
-            )
+            raise refused(source, wrong, len(pairs))
         if not pairs:
             raise ValueError(f"{source} has no samples")
         return pairs
