@@ -350,7 +350,7 @@ class Janus:
             drawn = [made()[place] for made, place in memory.in_batches(jobs, batch_size, draw, device)]
         pictures = [drawn[first : first + n] for first in range(0, len(drawn), n)]
         for place, picture in enumerate(drawn):
-            _label(picture, prompts[place // n], jobs[place].seeds[0], way)
+            label(picture, prompts[place // n], jobs[place].seeds[0], way)
         return pictures[0] if isinstance(prompt, str) else pictures
 
     def _to_draw(self, guidance: float | None, temperature: float | None, top_k: int, top_p: float) -> Way:
@@ -382,7 +382,7 @@ class Janus:
 
         Raises ValueError as `chat` and `generate_images` do, before any work.
         """
-        jobs = [self._job(request) for request in requests]
+        jobs = [self.prepare(request) for request in requests]
 
         def work(some: Sequence[Job], before: int) -> list[str | list[Image.Image]]:
             return [
@@ -394,7 +394,7 @@ class Janus:
         for request, job, result in zip(requests, jobs, made, strict=True):
             if isinstance(request, Drawing) and not isinstance(result, str):
                 for picture, seed in zip(result, job.seeds, strict=True):
-                    _label(picture, request.prompt, seed, job.way)
+                    label(picture, request.prompt, seed, job.way)
         return made
 
     def _fitting(self, jobs: Sequence[Job]) -> int:
@@ -408,7 +408,11 @@ class Janus:
 
         return memory.at_once(len(jobs), needed, self.model.device, self.model.core.kept_bytes)
 
-    def _job(self, request: Question | Drawing) -> Job:
+    def prepare(self, request: Question | Drawing) -> Job:
+        """The request checked and made ready for decoding; for those who decode in a way of their own.
+
+        Raises ValueError as `chat` and `generate_images` do.
+        """
         seed = _seed(request.seed)
         if isinstance(request, Drawing):
             _positive(n=request.n)
@@ -498,7 +502,8 @@ def _conversation(prompt: str | Sequence[Message], images: Sequence[ImageSource]
     return prompt
 
 
-def _label(picture: Image.Image, prompt: str, seed: int, way: Way) -> None:
+def label(picture: Image.Image, prompt: str, seed: int, way: Way) -> None:
+    """Put into the picture's `info` how it was drawn."""
     guidance = 1.0 if way.guidance is None else way.guidance
     picture.info.update(prompt=prompt, seed=seed, guidance=guidance, **dataclasses.asdict(way.sampling))
 
