@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 
 from janus import Janus
-from janus.generation import Group, Prompt, decode
+from janus.generation import decode
+from janus.parties import Group
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from janus.tokenizers.chat import drawing_prompt, unconditional
 

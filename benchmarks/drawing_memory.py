@@ -23,7 +23,9 @@ import torch
 from janus import bench, checkpoints
 from janus.config import PromptConfig
 from janus.core.quantized import Quantization
-from janus.generation import Group, Prompt, decode
+from janus.generation import decode
+from janus.parties import Group
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from janus.tokenizers.text import train_bpe
 

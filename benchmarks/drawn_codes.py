@@ -33,7 +33,9 @@ from janus.data.scenes import COLOURS, NAMES, SceneMaker
 from janus.data.subjects import UNPAINTED
 from janus.eval.intervals import wilson
 from janus.eval.prompts import COUNTS, make_prompts, shows_held_out
-from janus.generation import Group, Prompt, decode
+from janus.generation import decode
+from janus.parties import Group
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from janus.tokenizers.chat import drawing_prompt, unconditional
 

@@ -21,9 +21,11 @@ from unittest import mock
 import torch
 from speed import GUIDANCE, no_compiler
 
-from janus import Janus, bench, generation
-from janus.generation import Group, Prompt, decode, decode_together
+from janus import Janus, bench
+from janus.generation import Decoding, decode, decode_together
 from janus.model import JanusModel
+from janus.parties import Group, Kind
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 
 Work = Callable[[], object]
@@ -38,7 +40,7 @@ def prompts(count: int, length: int) -> list[Prompt]:
     return [Prompt([row + 1] * length) for row in range(count)]
 
 
-def group(asked: Sequence[Prompt], kind: generation.Kind, new_tokens: int, guided: bool = False) -> Group:
+def group(asked: Sequence[Prompt], kind: Kind, new_tokens: int, guided: bool = False) -> Group:
     return Group(
         asked,
         kind=kind,
@@ -103,18 +105,19 @@ def of_the_shipped() -> dict[str, tuple[Work, Work]]:
         return model.chat_batch(questions, [[picture] for picture in pictures])
 
     def stay() -> object:
-        with mock.patch.object(generation._Going, "leave", _leave_last):
+        with mock.patch.object(Decoding, "_leave", _leave_last):
             return ask()
 
     return {f"of {MANY} answers, those that have ended leave": (ask, stay), "no timm for drawing": _starts()}
 
 
-def _leave_last(going: generation._Going, known: int) -> list[int] | None:
-    """All requests of a group stay until the last one has ended."""
-    if known == going.group.new_tokens or bool(going.stopped.all()):
-        going.rows = None
-        return []
-    return None
+_leave = Decoding._leave
+
+
+def _leave_last(decoding: Decoding) -> None:
+    """All requests stay until the last one has ended."""
+    if all(row.request.ended for row in decoding._rows):
+        _leave(decoding)
 
 
 def _starts() -> tuple[Work, Work]:

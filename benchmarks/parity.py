@@ -22,8 +22,10 @@ from torch import Tensor
 
 from janus import checkpoints
 from janus.config import PRESETS, PromptConfig
-from janus.generation import Group, Kind, Prompt, decode
+from janus.generation import decode
 from janus.model import Batch, JanusModel
+from janus.parties import Group, Kind
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from janus.tokenizers.chat import unconditional
 from janus.tokenizers.text import TextTokenizer, train_bpe

@@ -37,9 +37,11 @@ from torch import Tensor
 from janus import bench, checkpoints
 from janus.config import PRESETS, PromptConfig
 from janus.core.quantized import Quantization, check_device
-from janus.generation import Group, Prompt, decode
+from janus.generation import decode
 from janus.kernels import native
 from janus.model import JanusModel
+from janus.parties import Group
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from janus.tokenizers.text import train_bpe
 

@@ -19,11 +19,13 @@ from janus.config import JanusConfig, PromptConfig
 from janus.core.cache import Cache
 from janus.core.quantized import Quantization, check_device
 from janus.encoders.preprocess import ImageSource, load_image, preprocess
-from janus.generation import Prompt, decode, score
+from janus.generation import decode
 from janus.model import JanusModel
 from janus.previews import Previews
+from janus.prompts import Prompt
 from janus.requests import Drawing, Job, Question, Way, group, tokens_of
 from janus.sampling import Sampling
+from janus.scoring import score
 from janus.tokenizers.chat import (
     Message,
     answer_ids,

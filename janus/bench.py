@@ -25,8 +25,10 @@ from janus.checkpoints.layouts import on_meta
 from janus.config import PRESETS
 from janus.core.cache import Cache
 from janus.core.quantized import Quantization, check_device
-from janus.generation import Group, Kind, Prompt, decode
+from janus.generation import decode
 from janus.model import JanusModel
+from janus.parties import Group, Kind
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 
 GUIDANCE = 5.0  # the official one: two rows for each picture

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from janus.encoders.preprocess import ImageSource
-from janus.generation import Group, Kind, Prompt, decode_together
+from janus.generation import decode_together
 from janus.model import JanusModel
+from janus.parties import Group, Kind
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from janus.tokenizers.chat import Message
 

@@ -29,12 +29,11 @@ class Sampling:
             raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
 
 
-def guide(logits: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance on float32 logits: (2B, ..., V), wanted half first, to (B, ..., V).
+def guide(wanted: Tensor, plain: Tensor, guidance: float | Tensor) -> Tensor:
+    """Classifier-free guidance on float32 logits (B, ..., V) with and without the prompt.
 
     `unconditional + guidance * (conditional - unconditional)`, the official generation_inference.py.
     """
-    wanted, plain = logits.float().chunk(2)
     return plain + guidance * (wanted - plain)
 
 
@@ -52,39 +51,60 @@ def keep_likely(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits
 
 
-class Dice:
-    """The chance in sampling: for each request and each place of its tokens a noise that depends on nothing
-    but the request's own generator.
+class Noise:
+    """The chance in one request: at each place of its tokens something that its own generator alone decides.
 
     The Gumbel-max rule: the token is where logits and noise together are largest.  That draws from the
     softmax, and the same token comes out however often, and beside whatever else, a place is looked at.
     """
 
-    def __init__(self, sampling: Sampling, generators: Sequence[torch.Generator]) -> None:
-        self.sampling, self.generators = sampling, generators
-        self._first = 0  # place of the first noise that is kept
-        self._noise: list[Tensor] = []  # (B, V) of each place from there on
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._first = 0  # place of the first that is kept
+        self._kept: list[Tensor] = []  # (V,) of each place from there on
 
-    def throw(self, logits: Tensor, place: int) -> Tensor:
-        """Float32 logits (B, n, V) of the places from `place` on, to tokens (B, n).
-
-        Places before it are not asked for again.
-        """
-        if self.sampling.temperature == 0:
-            return logits.argmax(-1)
-        del self._noise[: place - self._first]
+    def at(self, place: int, count: int, size: int) -> list[Tensor]:
+        """Exponentials (V,), V = `size`, of so many places from `place` on; those before are not asked for
+        again."""
+        del self._kept[: place - self._first]
         self._first = place
-        while len(self._noise) < logits.shape[1]:
-            drawn = [torch.empty(logits.shape[-1]).exponential_(generator=g) for g in self.generators]
-            # a zero, which some platforms draw, would always win
-            noise = torch.stack(drawn).clamp_(min=1e-9).log_()
-            if logits.is_cuda:  # so that nobody waits for its way there
-                noise = noise.pin_memory()
-            self._noise.append(noise.to(logits.device, non_blocking=True))
-        noise = torch.stack(self._noise[: logits.shape[1]], dim=1)
-        return (keep_likely(logits, self.sampling) - noise).argmax(-1)
+        while len(self._kept) < count:
+            self._kept.append(torch.empty(size).exponential_(generator=self._generator))
+        return self._kept[:count]
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these requests alone."""
-        self.generators = [self.generators[row] for row in rows]
-        self._noise = [noise[list(rows)] for noise in self._noise]
+
+class Dice:
+    """Draws the tokens of B requests, each in its way and with its noise."""
+
+    def __init__(self, samplings: Sequence[Sampling], noises: Sequence[Noise]) -> None:
+        self._noises = noises
+        rows: dict[Sampling, list[int]] = {}
+        for row, sampling in enumerate(samplings):
+            rows.setdefault(sampling, []).append(row)
+        self._rows = rows
+
+    def throw(self, logits: Tensor, places: Sequence[int]) -> Tensor:
+        """Float32 logits (B, n, V), of n places of each request from its own of `places` on, to tokens
+        (B, n)."""
+        if len(self._rows) == 1:
+            ((sampling, rows),) = self._rows.items()
+            return self._thrown(logits, sampling, rows, places)
+        tokens = logits.new_empty(logits.shape[:2], dtype=torch.long)
+        for sampling, rows in self._rows.items():
+            index = torch.tensor(rows, device=logits.device)
+            tokens[index] = self._thrown(logits[index], sampling, rows, places)
+        return tokens
+
+    def _thrown(
+        self, logits: Tensor, sampling: Sampling, rows: Sequence[int], places: Sequence[int]
+    ) -> Tensor:
+        if sampling.temperature == 0:
+            return logits.argmax(-1)
+        count, size = logits.shape[1:]
+        drawn = [one for row in rows for one in self._noises[row].at(places[row], count, size)]
+        # a zero, which some platforms draw, would always win
+        noise = torch.stack(drawn).clamp_(min=1e-9).log_().view_as(logits)
+        if logits.is_cuda:  # so that nobody waits for its way there
+            noise = noise.pin_memory()
+        noise = noise.to(logits.device, non_blocking=True)
+        return (keep_likely(logits, sampling) - noise).argmax(-1)

@@ -68,7 +68,8 @@ def test_rows_go_on_from_rows_of_another_cache(name: str) -> None:
     model(ids[:, :6], positions, segments, prompt)
     own = torch.randint(1024, (4, 5), generator=torch.Generator().manual_seed(2))
     cache = _cache(core, 4, 11)
-    cache.gather([(prompt, rows)])
+    cache.use(0)
+    cache.adopt(prompt, rows)
     got = model(own, positions[rows, -1:] + torch.arange(1, 6), cache=cache)
     for place, row in enumerate(rows):
         first = 2 if row == 1 else 0

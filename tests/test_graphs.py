@@ -13,8 +13,10 @@ from torch import Tensor
 
 from janus.config import PRESETS
 from janus.core import graphs
-from janus.generation import Group, Kind, Prompt, decode
+from janus.generation import decode
 from janus.model import JanusModel
+from janus.parties import Group, Kind
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from tests.conftest import randomise
 

@@ -10,9 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from janus.generation import Group, Prompt, decode, score
+from janus.generation import decode
 from janus.model import Batch, JanusModel
+from janus.parties import Group
+from janus.prompts import Prompt
 from janus.sampling import Sampling, guide
+from janus.scoring import score
 from tests.recipe import golden_inputs, recipe_weights, tiny_official
 
 FILE = Path(__file__).parent / "golden" / "official.safetensors"
@@ -101,7 +104,7 @@ def test_drawing_logits_when_the_golden_tokens_are_given(
     x = torch.cat([model.embed_text(prompts), drawn[:, :-1].expand(2, -1, -1)], dim=1)
     logits = model.image_logits(model.core(x)[:, prompts.shape[1] - 1 :])
     assert_near("image logits", logits, golden["drawing_logits"])
-    assert torch.equal(guide(logits, 5.0).argmax(-1), codes)
+    assert torch.equal(guide(logits[:1], logits[1:], 5.0).argmax(-1), codes)
 
 
 def test_greedy_guided_picture(model: JanusModel, golden: dict[str, Tensor]) -> None:
@@ -127,7 +130,8 @@ def test_scored_picture(model: JanusModel, golden: dict[str, Tensor]) -> None:
     codes = golden["drawing_tokens"].long()
     wanted, plain = request()
     [ours] = score(model, [wanted], codes.tolist(), kind="image", unconditional=[plain], guidance=5.0)
-    log_probs = guide(golden["drawing_logits"], 5.0).log_softmax(-1)
+    logits = golden["drawing_logits"].float()
+    log_probs = guide(logits[:1], logits[1:], 5.0).log_softmax(-1)
     assert_near("guided log-probabilities", ours, log_probs.gather(-1, codes.unsqueeze(-1))[0, :, 0])
 
 

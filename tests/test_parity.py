@@ -13,8 +13,10 @@ from torch import Tensor
 
 from janus import checkpoints
 from janus.config import PRESETS
-from janus.generation import Group, Prompt, decode
+from janus.generation import decode
 from janus.model import Batch, JanusModel
+from janus.parties import Group
+from janus.prompts import Prompt
 from janus.sampling import Sampling
 from tests.conftest import randomise
 

@@ -22,8 +22,9 @@ class Cache:
 
     A `gqa` layer holds keys and values (B, H, S, C); an `mla` layer only the latent (B, S, kv_rank)
     and the shared rotary key (B, S, rope_dim).  Every slot knows its sample (`segments`, 0 is padding).
-    All rows fill the same slots, so a shorter prompt is padded on its left.  Nothing here is
-    differentiated.
+    All rows fill the same slots, so a shorter prompt is padded on its left.  Of the `rows` there is memory
+    for, the first `batch` are in use: rows may come (`adopt`) and go (`drop`) between steps.  Nothing here
+    is differentiated.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Cache:
         if batch < 1 or capacity < 1:
             raise ValueError(f"a cache needs at least one row and one slot, not {batch=}, {capacity=}")
         self._config = config
-        self.batch = batch
+        self.rows = batch
         self.capacity = capacity
         self.length = 0  # slots in use
         self.padded = False  # whether any written slot could belong to anything but sample 1
@@ -40,11 +41,12 @@ class Cache:
         # Slots that were never written are never read.  Tensors made in inference mode could never be written
         # outside it.
         with torch.inference_mode(False):
-            self.layers = [
+            self._memory = [
                 tuple(torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
                 for shapes in _shapes(config, batch, capacity)
             ]
-            self.segments = torch.zeros(batch, capacity, dtype=torch.long, device=device)
+            self._segments = torch.zeros(batch, capacity, dtype=torch.long, device=device)
+        self.use(batch)
 
     @staticmethod
     def bytes_needed(config: CoreConfig, batch: int, capacity: int, dtype: torch.dtype) -> int:
@@ -54,35 +56,70 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        return self.segments.nbytes + sum(tensor.nbytes for pair in self.layers for tensor in pair)
+        return self._segments.nbytes + sum(tensor.nbytes for pair in self._memory for tensor in pair)
 
     def reset(self) -> None:
         """Forget everything; the memory stays."""
         self.length = 0
         self.padded = False
 
-    def gather(self, sources: Sequence[tuple[Cache, Sequence[int]]]) -> None:
-        """Let the rows of this empty cache go on from those rows of others, which follow one another.
+    def use(self, batch: int) -> None:
+        """Let the first `batch` rows alone be in use."""
+        assert 0 <= batch <= self.rows
+        self.batch = batch
+        self.layers = [tuple(tensor[:batch] for tensor in pair) for pair in self._memory]
+        self.segments = self._segments[:batch]
+
+    def adopt(self, source: Cache, rows: Sequence[int]) -> None:
+        """Let these rows of another cache go on here, behind those in use.
 
         All end at the same slot; those that are shorter get padding on their left.
         """
-        self.length = max(source.length for source, _ in sources)
-        self.padded = any(source.padded or source.length < self.length for source, _ in sources)
-        first = 0
-        for source, rows in sources:
-            index = torch.tensor(rows, device=self.segments.device)
-            own, start = slice(first, first + len(rows)), self.length - source.length
-            for mine, theirs in zip(self.layers, source.layers, strict=True):
-                for memory, old in zip(mine, theirs, strict=True):
-                    memory[own, ..., :start, :] = 0  # a mask hides no NaN
-                    memory[own, ..., start : self.length, :] = old[..., : source.length, :].index_select(
-                        0, index
-                    )
-            self.segments[own, :start] = 0
-            self.segments[own, start : self.length] = source.segments[:, : source.length].index_select(
-                0, index
-            )
-            first += len(rows)
+        if source.length > self.length:
+            self.shift(source.length - self.length)
+        first, start = self.batch, self.length - source.length
+        self.padded = self.padded or source.padded or start > 0
+        self.use(first + len(rows))
+        index = torch.tensor(rows, device=self.segments.device)
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            for memory, old in zip(mine, theirs, strict=True):
+                memory[first:] = 0  # a mask hides no NaN
+                memory[first:, ..., start : self.length, :] = old[..., : source.length, :].index_select(
+                    0, index
+                )
+        self.segments[first:, :start] = 0
+        self.segments[first:, start : self.length] = source.segments[:, : source.length].index_select(
+            0, index
+        )
+
+    def drop(self, rows: Sequence[int]) -> list[int]:
+        """Forget these rows.  The last ones take their places: which row each one was that is left."""
+        left = [*range(self.batch)]
+        for row in sorted(rows, reverse=True):
+            last = left.pop()
+            if row < len(left):
+                left[row] = last
+        moved = [(new, old) for new, old in enumerate(left) if new != old]
+        if moved:
+            new, old = (torch.tensor(side, device=self.segments.device) for side in zip(*moved, strict=True))
+            for pair in self.layers:
+                for memory in pair:
+                    seen = memory[..., : self.length, :]
+                    seen[new] = seen[old]
+            self.segments[new] = self.segments[old]
+        self.use(len(left))
+        return left
+
+    def shift(self, slots: int) -> None:
+        """Move all that is known by so many slots: to the right behind new padding, or to the left over
+        padding that no row needs."""
+        kept, end = self.length + min(slots, 0), self.length + slots
+        assert 0 <= end <= self.capacity
+        for tensor in (self.segments.unsqueeze(-1), *(tensor for pair in self.layers for tensor in pair)):
+            tensor[..., end - kept : end, :] = tensor[..., self.length - kept : self.length, :].clone()
+            tensor[..., : end - kept, :] = 0
+        self.padded = self.padded or (slots > 0 and self.length > 0)
+        self.length = end
 
     def begin(self, batch: int, tokens: int, segments: Tensor | None) -> None:
         """Record the samples of the next `tokens` slots; None means sample 1.

@@ -2,7 +2,7 @@
 
 A graph repeats what was once done, with the same memory and sizes.  So here a step writes its keys and
 values at slots that a tensor tells, and looks at the whole buckets of slots that hold what it may see, behind
-a mask; there is one graph for each number of tokens and of buckets.
+a mask; there is one graph for each number of rows, of tokens and of buckets.
 
 B batch, T new tokens, S slots, D width.
 """
@@ -49,11 +49,11 @@ class Graphs:
         self._modules, self._watched = (layers, norm), watched(layers)
         self._held = weights(layers, norm)  # so that nobody else gets their memory
         self._at = places(layers, norm)
-        self._memory, self._segments = cache.layers, cache.segments
+        self._memory, self._segments = cache.layers, cache.segments  # of all its rows
         for pair in self._memory:
             for memory in pair:
                 memory.zero_()  # a mask hides no NaN
-        self._made: dict[tuple[int, int], _Graph] = {}
+        self._made: dict[tuple[int, int, int], _Graph] = {}
         self._works = True
 
     def valid(self) -> bool:
@@ -66,18 +66,18 @@ class Graphs:
         `through` is what is recorded where nothing was yet; it is not kept, as its model may keep this.
         None where the step has to be taken in another way.
         """
-        tokens = x.shape[1]
+        batch, tokens = x.shape[:2]
         if not self._works or tokens > _MOST or hooked(self._watched):
             return None
         seen = min(-(-(length + tokens) // BUCKET) * BUCKET, self._segments.shape[1])
-        if (tokens, seen) not in self._made:
+        if (batch, tokens, seen) not in self._made:
             try:
-                self._made[tokens, seen] = _Graph(self, through, x, positions, length, seen)
+                self._made[batch, tokens, seen] = _Graph(self, through, x, positions, length, seen)
             except RuntimeError as error:
                 self._works = False
                 warnings.warn(f"decoding goes on without CUDA graphs: {error}", stacklevel=2)
                 return None
-        return self._made[tokens, seen](x, positions, length)
+        return self._made[batch, tokens, seen](x, positions, length)
 
 
 class _Graph:
@@ -88,13 +88,14 @@ class _Graph:
         self._x, self._positions = torch.empty_like(x), positions.new_empty(batch, tokens)
         self._slots = torch.empty(tokens, dtype=torch.long, device=x.device)
         self._along = torch.arange(tokens, device=x.device)
-        cache = _Bucket(owner._memory, self._slots, seen)
+        memory = [tuple(one[:batch] for one in pair) for pair in owner._memory]
+        cache, segments = _Bucket(memory, self._slots, seen), owner._segments[:batch]
         slots = torch.arange(seen, device=x.device)
 
         def run() -> Tensor:
-            own = owner._segments.index_select(1, self._slots)  # (B, T)
+            own = segments.index_select(1, self._slots)  # (B, T)
             mask = slots <= self._slots[:, None]  # (T, S)
-            mask = mask & (own[:, :, None] == owner._segments[:, None, :seen])
+            mask = mask & (own[:, :, None] == segments[:, None, :seen])
             return through(self._x, self._positions, Visibility(mask[:, None]), cache)
 
         self._set(x, positions, length)

@@ -153,9 +153,10 @@ class Transformer(nn.Module):
         if records:
             capacity = -(-capacity // graphs.BUCKET) * graphs.BUCKET
         kept, self._shelf.cache = self._shelf.cache, None
-        same = kept is not None and (kept.batch, kept.capacity) == (batch, capacity)
+        same = kept is not None and (kept.rows, kept.capacity) == (batch, capacity)
         if same and kept is not None and kept.graphs is not None and kept.graphs.valid():
             kept.reset()
+            kept.use(batch)
             return kept
         del kept  # before there is another one
         made = Cache(self.config, batch, capacity, dtype=like.dtype, device=like.device)

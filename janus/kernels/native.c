@@ -389,6 +389,10 @@ typedef struct {
     int64_t stride, width;
 } memory;
 
+INLINE memory from_slot(const memory *of, int64_t slot) {
+    return (memory){of->first + slot * of->stride, of->stride, of->width};
+}
+
 /* Prepared queries times each vector, added to scores[n][padded]. */
 INLINE void looks(const int kind, const int n, const memory *at, int64_t slots, const float *const *q,
                   float *scores, int64_t padded) {
@@ -438,25 +442,35 @@ typedef struct {
 } visibility;
 
 /* Softmax attention of n prepared, scaled queries: to `out`, in the order of the kind.  `tokens[m]` is each one's
-   in its row; a second memory of keys, if there is one, adds to the scores. */
+   in its row; a second memory of keys, if there is one, adds to the scores.  Slots on
+   the left that nobody looks at cost nothing, and change nothing in what is summed up in which order. */
 static void attend(int kind, int n, const float *const *q, const memory *keys, const float *const *q2,
                    const memory *keys2, const memory *values, int64_t slots, const visibility *seen,
-                   int64_t row, const int64_t *tokens, float *scores, int64_t padded, float *const *out) {
+                   int64_t row, const int64_t *tokens, float *scores, float *const *out) {
+    const uint8_t *own[QUERIES];
+    int64_t before = seen->first ? slots : 0; /* slots that none of them looks at: padding on the left */
+    for (int m = 0; m < n && seen->first; m++) {
+        own[m] = seen->first + row * seen->row + tokens[m] * seen->token;
+        int64_t s = 0;
+        while (s < before && !own[m][s]) s++;
+        before = s;
+    }
+    memory near = from_slot(keys, before), far = q2 ? from_slot(keys2, before) : near,
+           mixed = from_slot(values, before);
+    slots -= before;
+    int64_t padded = (slots + WIDE - 1) / WIDE * WIDE;
     for (int m = 0; m < n; m++) {
         memset(scores + m * padded, 0, slots * sizeof *scores);
         for (int64_t s = slots; s < padded; s++) scores[m * padded + s] = -INFINITY;
     }
-    FOR_KIND_AND_QUERIES(looks, keys, slots, q, scores, padded);
-    if (q2) FOR_KIND_AND_QUERIES(looks, keys2, slots, q2, scores, padded);
+    FOR_KIND_AND_QUERIES(looks, &near, slots, q, scores, padded);
+    if (q2) FOR_KIND_AND_QUERIES(looks, &far, slots, q2, scores, padded);
     for (int m = 0; m < n; m++) {
-        if (seen->first) {
-            const uint8_t *own = seen->first + row * seen->row + tokens[m] * seen->token;
-            for (int64_t s = 0; s < slots; s++)
-                if (!own[s]) scores[m * padded + s] = -INFINITY;
-        }
+        for (int64_t s = 0; s < slots && seen->first; s++)
+            if (!own[m][before + s]) scores[m * padded + s] = -INFINITY;
         softmax(scores + m * padded, padded);
     }
-    FOR_KIND_AND_QUERIES(mixes, values, slots, scores, padded, out);
+    FOR_KIND_AND_QUERIES(mixes, &mixed, slots, scores, padded, out);
 }
 
 /* ---- layers ---- */
@@ -585,7 +599,7 @@ static void grouped(team *t, int64_t index, int64_t row, int64_t g, int64_t firs
     memory keys = {(const char *)now->caches[2 * index] + at, bytes(set->kind, C), C};
     memory values = {(const char *)now->caches[2 * index + 1] + at, bytes(set->kind, C), C};
     attend(set->kind, n, q, &keys, NULL, NULL, &values, now->start + now->tokens, &now->seen, row, tokens,
-           t->scores, t->padded, out);
+           t->scores, out);
     for (int m = 0; m < n; m++) {
         int64_t head = g * shared + (first + m) / now->tokens;
         float *to = t->mixed + ((row * now->tokens + tokens[m]) * set->heads + head) * C;
@@ -626,7 +640,7 @@ static void absorbed(team *t, const layer *l, int64_t index, int64_t row, int64_
     memory ropes = {(const char *)now->caches[2 * index + 1] + bytes(kind, row * now->capacity * P),
                     bytes(kind, P), P};
     attend(kind, n, q, &latents, q2, &ropes, &latents, now->start + now->tokens, &now->seen, row, tokens,
-           t->scores, t->padded, out);
+           t->scores, out);
     for (int m = 0; m < n; m++) {
         int64_t head = (first + m) / now->tokens;
         for (int64_t i = 0; i < L; i += step(kind))
