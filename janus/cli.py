@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_convert(verbs)
     _add_train(verbs)
     _add_eval(verbs)
+    _add_serve(verbs)
     _add_bench(verbs)
     return parser
 
@@ -388,6 +389,31 @@ def _eval(options: argparse.Namespace) -> None:
     from janus.eval.command import run
 
     run(options, _load, _progress)
+
+
+# -- serve --------------------------------------------------------------------------------------
+
+
+def _add_serve(verbs: Any) -> None:
+    from janus.serve.command import add_options
+
+    verb = _verb(
+        verbs,
+        "serve",
+        _serve,
+        "Serve a web page and an API in OpenAI's style, for many people at once.",
+        "  janus serve --open\n"
+        "  janus serve --model deepseek-ai/Janus-Pro-7B --dtype bfloat16 --port 9000\n"
+        "  JANUS_API_KEYS=secret janus serve --host 0.0.0.0",
+    )
+    add_options(verb)
+    _device_options(verb)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from janus.serve.command import run
+
+    run(options, _progress)
 
 
 # -- bench --------------------------------------------------------------------------------------

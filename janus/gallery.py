@@ -40,17 +40,22 @@ def save_pictures(pictures: Sequence[Image.Image], folder: str | Path) -> list[P
     path = check_folder(folder)
     written = []
     for picture in pictures:
-        settings = {name: value for name, value in picture.info.items() if isinstance(name, str)}
-        entry = PngImagePlugin.PngInfo()
-        entry.add_itxt("janus", json.dumps({"version": __version__, **settings}, ensure_ascii=False))
-        name = f"{_slug(str(settings.get('prompt', 'picture')))}-{settings.get('seed', 0)}"
-        written.append(_write(picture, path, name, entry))
+        name = f"{_slug(str(picture.info.get('prompt', 'picture')))}-{picture.info.get('seed', 0)}"
+        written.append(_write(to_png(picture), path, name))
     return written
+
+
+def to_png(picture: Image.Image) -> bytes:
+    """A PNG file with what is in the picture's `info` in its text entry `janus`, as JSON."""
+    settings = {name: value for name, value in picture.info.items() if isinstance(name, str)}
+    entry = PngImagePlugin.PngInfo()
+    entry.add_itxt("janus", json.dumps({"version": __version__, **settings}, ensure_ascii=False))
+    return _png(picture, entry)
 
 
 def save_sheet(pictures: Sequence[Image.Image], folder: str | Path) -> Path:
     """Write all `pictures` side by side as one PNG and return its path."""
-    return _write(contact_sheet(pictures), check_folder(folder), "sheet", PngImagePlugin.PngInfo())
+    return _write(_png(contact_sheet(pictures)), check_folder(folder), "sheet")
 
 
 def contact_sheet(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
@@ -66,10 +71,14 @@ def contact_sheet(pictures: Sequence[Image.Image], gap: int = 4) -> Image.Image:
     return sheet
 
 
-def _write(picture: Image.Image, folder: Path, name: str, entry: PngImagePlugin.PngInfo) -> Path:
-    """A name of its own, and either the whole file or none."""
+def _png(picture: Image.Image, entry: PngImagePlugin.PngInfo | None = None) -> bytes:
     data = io.BytesIO()
     picture.save(data, "PNG", pnginfo=entry)
+    return data.getvalue()
+
+
+def _write(data: bytes, folder: Path, name: str) -> Path:
+    """A name of its own, and either the whole file or none."""
     number = 1
     while True:
         path = folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
@@ -83,7 +92,7 @@ def _write(picture: Image.Image, folder: Path, name: str, entry: PngImagePlugin.
         break
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data.getbuffer())
+            file.write(data)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error

@@ -41,15 +41,23 @@ class Previews:
         start = self._clock()
         if self._spent + self._last > SHARE * (start - self._begun - self._spent):
             return
-        self._show(self._partial(torch.stack(list(codes), dim=1), rows))
+        self._show(partial(torch.stack(list(codes), dim=1), self._grid, self._decode))
         self._last = self._clock() - start
         self._spent += self._last
         self._rows = rows
 
-    def _partial(self, codes: Tensor, rows: int) -> list[Image.Image]:
-        drawn = codes[:, : rows * self._grid]
-        below = drawn[:, -self._grid :].repeat(1, self._grid - rows)  # something like what stands above it
-        pictures = self._decode(torch.cat([drawn, below], dim=1))
-        for picture in pictures:
-            picture.paste(_UNDRAWN, (0, picture.height * rows // self._grid, picture.width, picture.height))
-        return pictures
+
+def partial(codes: Tensor, grid: int, decode: Callable[[Tensor], list[Image.Image]]) -> list[Image.Image]:
+    """Pictures of the whole rows in `codes` (N, tokens so far), at least one; grey below."""
+    rows = codes.shape[1] // grid
+    drawn = codes[:, : rows * grid]
+    below = drawn[:, -grid:].repeat(1, grid - rows)  # something like what stands above it
+    pictures = decode(torch.cat([drawn, below], dim=1))
+    for picture in pictures:
+        picture.paste(_UNDRAWN, (0, picture.height * rows // grid, picture.width, picture.height))
+    return pictures
+
+
+def undrawn(side: int) -> Image.Image:
+    """A picture that was not begun."""
+    return Image.new("RGB", (side, side), _UNDRAWN)

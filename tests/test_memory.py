@@ -12,7 +12,8 @@ from PIL import Image
 
 from janus import Drawing, Janus, Question, memory, requests
 from janus import api as api_module
-from janus.generation import Group, decode
+from janus.generation import decode
+from janus.parties import Group
 
 CPU = torch.device("cpu")
 

@@ -62,7 +62,7 @@ def preprocess(images: Sequence[Image.Image], config: ImageConfig) -> Tensor:
     mean = np.array(config.mean, dtype=np.float32)
     std = np.array(config.std, dtype=np.float32)
     for out, image in zip(pixels, images, strict=True):
-        values = np.asarray(_square(image, config)) / np.float32(255)
+        values = np.asarray(square(image, config)) / np.float32(255)
         out[:] = ((values - mean) / std).transpose(2, 0, 1)
     return torch.from_numpy(pixels)
 
@@ -92,7 +92,8 @@ def scaled_size(width: int, height: int, config: ImageConfig) -> tuple[int, int]
     return max(sides[0], config.min_size), max(sides[1], config.min_size)
 
 
-def _square(image: Image.Image, config: ImageConfig) -> Image.Image:
+def square(image: Image.Image, config: ImageConfig) -> Image.Image:
+    """An RGB picture as `preprocess` lays it into the square; of such a square, the same again."""
     width, height = scaled_size(*image.size, config)
     # across, then down: left to itself, Pillow since 12.3 may take the other order and round otherwise
     across = image.resize((width, image.height), Image.Resampling.BICUBIC)

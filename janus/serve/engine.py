@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from janus.api import Janus, label
-from janus.generation import decode
-from janus.requests import Drawing, Question, group
+from janus.api import Janus
+from janus.memory import is_out_of_memory
+from janus.requests import Drawing, Question
 from janus.serve.limits import Limits
-from janus.serve.tickets import ClosingError, Ticket, TooManyError
+from janus.serve.tickets import ClosingError, Ticket, TooLateError, TooManyError, tell
+from janus.serve.work import Work, prompt_tokens
+
+log = logging.getLogger("janus.serve")
+_READ = 512  # tokens of prompts between two steps, from which on others wait for the next
+_LEAST = 2  # rows, a picture with guidance
+_CALM = 256  # steps after which a batch may be larger again
 
 
 @dataclass
@@ -32,27 +41,41 @@ class Counts:
 
 
 class Engine:
-    """Takes requests from any thread; `submit` gives the ticket to wait with."""
+    """Takes requests from any thread; `submit` gives the ticket to wait with.
+
+    Requests join the running batch between two steps and leave it as they end.  `rows` is how many the core
+    works on at once: one for each answer, two for each picture with guidance; "auto" is 64 on the CPU, whose
+    arithmetic is used up by then, and 128 elsewhere.  Memory may allow fewer; where it does not suffice
+    after all, half of them, until all has gone well for a while.
+    """
 
     def __init__(self, limits: Limits | None = None, *, rows: int | Literal["auto"] = "auto") -> None:
+        if rows != "auto" and rows < _LEAST:
+            raise ValueError(f"rows must be at least {_LEAST}, a picture with guidance, not {rows}")
         self.limits = limits or Limits()
         self.counts = Counts()
+        self._most = rows
         self._waiting: deque[Ticket] = deque()
-        self._running: list[Ticket] = []
+        self._work: Work | None = None
+        self._allowed = 0  # rows of the batch for now
+        self._calm = 0  # steps since memory did not suffice
+        self._ends: deque[float] = deque(maxlen=64)  # when the last requests were done
         self._change = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._work, name="janus-engine", daemon=True)
+        self._closing = self._killed = False
+        self._thread = threading.Thread(target=self._run, name="janus-engine", daemon=True)
         self._thread.start()
 
     @property
     def rows(self) -> int:
-        """Rows of the running batch: one for each answer, two for each picture with guidance."""
-        return sum(len(t.job.seeds) * (2 if t.job.unconditional else 1) for t in self._running)
+        """Rows of the running batch."""
+        work = self._work
+        return 0 if work is None else work.used
 
     @property
     def running(self) -> int:
         """Requests in work."""
-        return len(self._running)
+        work = self._work
+        return 0 if work is None else len(work.tickets)
 
     @property
     def waiting(self) -> int:
@@ -83,64 +106,187 @@ class Engine:
             self._change.notify()
         return ticket
 
-    def close(self, seconds: float | None = None) -> None:
-        """Take nothing new, finish what was accepted, at most for so many seconds, then stop."""
+    def stop_taking(self) -> None:
+        """Take nothing new; what was accepted is finished."""
         with self._change:
             self._closing = True
             self._change.notify()
+
+    def close(self, seconds: float | None = None) -> None:
+        """Take nothing new, finish what was accepted, at most for so many seconds, then stop."""
+        self.stop_taking()
         self._thread.join(seconds)
-        for ticket in [*self._waiting, *self._running]:
-            ticket.end("failed", ClosingError("the server stopped before the request was finished"))
+        self._killed = True
+        self._thread.join(seconds)
 
     def _check_room(self) -> None:
         if self._closing:
             raise ClosingError("the server is about to stop and takes no new requests")
         if len(self._waiting) >= self.limits.waiting:
             self.counts.refused += 1
-            raise TooManyError(1)
+            raise TooManyError(self._come_back())
 
-    def _work(self) -> None:
+    def _come_back(self) -> int:
+        """Seconds until the queue has moved on, by how fast it did lately."""
+        ends = [*self._ends]
+        if len(ends) < 2 or time.monotonic() - ends[-1] > 60:
+            return 5
+        pace = (len(ends) - 1) / max(time.monotonic() - ends[0], 1e-3)
+        return min(max(math.ceil(len(self._waiting) / 4 / pace), 1), 60)
+
+    # -- the worker ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
         while True:
             with self._change:
-                while not self._waiting and not self._closing:
+                while not (self._waiting or self.running or self._closing):
                     self._change.wait()
-                if not self._waiting:
-                    return
-                ticket = self._waiting.popleft()
-            self._running = [ticket]
+                if self._killed or not (self._waiting or self.running):
+                    break
             try:
-                self._one(ticket)
-            except Exception as error:
-                ticket.end("failed", error)
-            self._running = []
+                self._turn()
+            except Exception as error:  # whatever it was, it is about those in work
+                log.exception("the batch failed")
+                self._fail(error)
+        stopped = ClosingError("the server stopped before the request was finished")
+        for ticket in [*self._waiting, *(self._work.tickets if self._work else ())]:
+            self._end(ticket, stopped)
+        self._waiting.clear()
+        self._work = None
 
-    def _one(self, ticket: Ticket) -> None:
-        ticket.state, ticket.place = "running", 0
-        job, model = ticket.job, ticket.model
-        codes: list[torch.Tensor] = []
-        stream, eos = model.tokenizer.stream(), model.tokenizer.eos_id
-        ticket.finish = "length"
-        for step in decode(model.model, group([job]), window=4):
+    def _turn(self) -> None:
+        """Between two steps, and one step."""
+        self._leave()
+        enough = True
+        try:
+            self._join()
+            if self._work is not None and self._work.tickets:
+                self._step(self._work)
+        except RuntimeError as error:
+            enough = not is_out_of_memory(error)
+            if enough:
+                raise
+        if not enough:  # and what the error held is free
+            self._halve()
+        elif not self.running and not self._waiting:
+            self._work = None  # nor does its model stay for this
+
+    def _step(self, work: Work) -> None:
+        work.step(others=self.running + self.waiting > 1)
+        self.counts.steps += 1
+        for ticket in work.told():
+            self._end(ticket)
+        work.preview()
+        self._calm += 1
+        if self._calm >= _CALM:
+            self._calm, self._allowed = 0, min(2 * self._allowed, work.rows)
+        tell(work.tickets, step=True)
+
+    def _leave(self) -> None:
+        """Those whom nobody waits for, and those that are too late, go."""
+        now = time.monotonic()
+        seconds = self.limits.seconds
+        for ticket in [*self._waiting, *(self._work.tickets if self._work else ())]:
+            if not (ticket.unwanted or now - ticket.queued > seconds):
+                continue
+            if ticket in self._waiting:
+                self._unqueue(ticket)
+            if self._work is not None:
+                self._work.drop(ticket)
             if ticket.unwanted:
+                self.counts.dropped += 1
                 ticket.end("dropped")
-                return
-            ticket.steps += 1
-            ticket.new_tokens += len(job.seeds)
-            if job.way.kind == "image":
-                codes.append(step)
-                if ticket.wants_previews and ticket.steps % 16 == 0 and ticket.steps < ticket.most:
-                    drawn = torch.stack(codes, 1)
-                    rest = ticket.most - drawn.shape[1]
-                    ticket.previews = model.decode_images(torch.cat([drawn, drawn[:, :1].repeat(1, rest)], 1))
-                    ticket.shown += 1
-            elif int(step[0]) == eos:
-                ticket.finish = "stop"
             else:
-                ticket.words += stream.push(int(step[0]))
-            ticket.tell()
-        if job.way.kind == "image":
-            ticket.pictures = model.decode_images(torch.stack(codes, 1))
-            assert isinstance(ticket.request, Drawing)
-            for picture, seed in zip(ticket.pictures, job.seeds, strict=True):
-                label(picture, ticket.request.prompt, seed, job.way)
-        ticket.end("done")
+                self._end(ticket, TooLateError(f"the request took longer than {seconds:g} seconds"))
+
+    def _join(self) -> None:
+        """From the queue into the batch, in their order, as many as there is room for."""
+        read = 0
+        while self._waiting and read < _READ:
+            ticket = self._waiting[0]
+            work = self._for(ticket)
+            if work is None:  # another model's batch has to run out first
+                return
+            seeds = work.room(ticket, self._allowed)
+            if not seeds:
+                return
+            read += prompt_tokens([ticket])
+            try:
+                last = work.join(ticket, seeds)
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                log.exception("a request failed")
+                last = self._refuse(work, ticket, error)
+            except ValueError as error:
+                last = self._refuse(work, ticket, error)
+            if ticket.state == "waiting":
+                ticket.state, ticket.begun = "running", time.monotonic()
+                self.counts.prompt_tokens += ticket.prompt_tokens
+            if last:
+                self._unqueue(ticket)
+
+    def _refuse(self, work: Work, ticket: Ticket, error: Exception) -> bool:
+        work.drop(ticket)
+        self._end(ticket, error)
+        return True
+
+    def _for(self, ticket: Ticket) -> Work | None:
+        """The batch that it can join."""
+        if self._work is None or (self._work.model is not ticket.model and not self._work.tickets):
+            cpu = ticket.model.model.device.type == "cpu"
+            most = self._most if self._most != "auto" else 64 if cpu else 128
+            self._work, self._allowed, self._calm = Work(ticket.model, most), most, 0
+        return self._work if self._work.model is ticket.model else None
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        with self._change:
+            self._waiting.remove(ticket)
+            moved = [*self._waiting]
+            for place, one in enumerate(moved, 1):
+                one.place = place
+        ticket.place = 0
+        tell([ticket, *moved])
+
+    def _halve(self) -> None:
+        """Memory did not suffice: begin again with half of the rows.  One that had them for itself fails."""
+        work, self._work = self._work, None
+        assert work is not None
+        back = [*dict.fromkeys([*work.tickets, *[*self._waiting][:1]])]
+        used = max(work.used, _LEAST)
+        log.warning("memory did not suffice for a batch of %d rows", used)
+        again = Work(work.model, work.rows)
+        alone = len(back) == 1 and self._allowed <= _LEAST
+        self._allowed, self._calm = max(min(used, self._allowed) // 2, _LEAST), 0
+        del work
+        if again.model.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._work = again
+        with self._change:
+            self._waiting.extendleft(t for t in reversed(back) if t not in self._waiting)
+        if alone:
+            self._unqueue(back[0])
+            self._end(back[0], ValueError("the request needs more memory than this server has"))
+
+    def _fail(self, error: Exception) -> None:
+        """All in work fail, or else the next; the others go on with a batch of their own."""
+        work, self._work = self._work, None
+        for ticket in (work.tickets if work is not None else []) or [*self._waiting][:1]:
+            if ticket in self._waiting:
+                self._unqueue(ticket)
+            self._end(ticket, error)
+
+    def _end(self, ticket: Ticket, error: Exception | None = None) -> None:
+        if ticket.over:
+            return
+        if error is None:
+            self.counts.done += 1
+            self._ends.append(time.monotonic())
+        else:
+            self.counts.failed += 1
+        self.counts.pictures += len(ticket.pictures)
+        if isinstance(ticket.request, Drawing):
+            self.counts.image_tokens += ticket.new_tokens
+        else:
+            self.counts.text_tokens += ticket.new_tokens
+        ticket.end("done" if error is None else "failed", error)

@@ -57,8 +57,9 @@ class Models:
         share = self._shares.get(name)
         return ("on disk", 0.0) if share is None else ("loading", share)
 
-    def get(self, name: str | None = None) -> Janus:
-        """The model of this name, or the default; loaded if it is not in memory, which may take minutes.
+    def get(self, name: str | None = None, *, on_bytes: Callable[[int, int], None] | None = None) -> Janus:
+        """The model of this name, or the default; loaded if it is not in memory, which may take minutes and
+        is followed by `on_bytes(done, total)`.
 
         Raises UnknownModelError where it is not offered, ValueError where it can't be loaded.
         """
@@ -74,6 +75,8 @@ class Models:
 
             def follow(done: int, total: int) -> None:
                 self._shares[name] = done / max(total, 1)
+                if on_bytes is not None:
+                    on_bytes(done, total)
 
             try:
                 model = self._load(self._sources[name], follow)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from PIL import Image
@@ -34,6 +36,13 @@ class TooLateError(Exception):
 
 class DroppedError(Exception):
     """Whoever asked went away, or pressed stop."""
+
+
+@dataclass(eq=False)
+class _Listener:
+    loop: asyncio.AbstractEventLoop
+    event: asyncio.Event
+    steps: bool  # whether it wants to hear of every one
 
 
 class Ticket:
@@ -70,7 +79,7 @@ class Ticket:
         self.unwanted = False
         self._over = threading.Event()
         self._lock = threading.Lock()
-        self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._listeners: list[_Listener] = []
 
     @property
     def over(self) -> bool:
@@ -87,24 +96,24 @@ class Ticket:
         self._raise()
         return self
 
-    async def changes(self) -> AsyncIterator[Ticket]:
+    async def changes(self, *, steps: bool = True) -> AsyncIterator[Ticket]:
         """Itself, now and whenever there is something new, until it is over; changes in between are seen
-        together.  Raises its `error` or DroppedError.  Leaving the loop before the end drops the request.
+        together.  Without `steps`, only where its place or its state changes.  Raises its `error` or
+        DroppedError.  Leaving the loop before the end drops the request.
         """
-        event = asyncio.Event()
-        listener = (asyncio.get_running_loop(), event)
+        listener = _Listener(asyncio.get_running_loop(), asyncio.Event(), steps)
         with self._lock:
             self._listeners.append(listener)
         try:
             while True:
-                event.clear()
+                listener.event.clear()
                 over = self.over
                 if over:
                     self._raise()
                 yield self
                 if over:
                     return
-                await event.wait()
+                await listener.event.wait()
         finally:
             self.drop()
             with self._lock:
@@ -112,14 +121,10 @@ class Ticket:
 
     # -- for the engine ------------------------------------------------------------------------
 
-    def tell(self) -> None:
-        """Wake whoever waits for something new."""
+    def listening(self, step: bool) -> list[_Listener]:
+        """Who wants to hear of a step, or of something else."""
         with self._lock:
-            for loop, event in self._listeners:
-                try:
-                    loop.call_soon_threadsafe(event.set)
-                except RuntimeError:  # the loop is gone, and its listener with it
-                    continue
+            return [one for one in self._listeners if one.steps or not step]
 
     def end(self, state: State, error: Exception | None = None) -> None:
         """Over, in this way; the first end counts."""
@@ -128,10 +133,26 @@ class Ticket:
         self.error, self.place, self.ended = error, 0, time.monotonic()
         self.state = state
         self._over.set()
-        self.tell()
+        tell([self])
 
     def _raise(self) -> None:
         if self.state == "dropped":
             raise DroppedError("stopped")
         if self.error is not None:
             raise self.error
+
+
+def tell(tickets: Iterable[Ticket], *, step: bool = False) -> None:
+    """Wake whoever waits for something new on these, each event loop once."""
+    events: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+    for ticket in tickets:
+        for listener in ticket.listening(step):
+            events.setdefault(listener.loop, []).append(listener.event)
+    for loop, own in events.items():
+        with contextlib.suppress(RuntimeError):  # the loop is gone, and those who listened with it
+            loop.call_soon_threadsafe(_set, own)
+
+
+def _set(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
