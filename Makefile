@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint test-oldest embedded clean
+.PHONY: help demo app test lint test-oldest embedded clean
 
 help:
 	@echo "make demo         draw six pictures, ask about two, say where the files are"
+	@echo "make app          the page and the HTTP API on http://127.0.0.1:8000"
 	@echo "make test         lint, type-check and test"
 	@echo "make lint         lint and type-check"
 	@echo "make test-oldest  the tests on the oldest supported torch (2.11)"
@@ -23,8 +24,16 @@ $(VENV)/base: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev: pyproject.toml | $(VENV)/bin/python
 	@echo "installing janus with the tools for development into $(VENV) (about two minutes, 6 GB) ..."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,train]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,train,app]"
+	@touch $@ $(VENV)/base $(VENV)/app
+
+$(VENV)/app: pyproject.toml | $(VENV)/bin/python
+	@echo "installing janus with what its page needs into $(VENV) (about two minutes, 6 GB) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[app]"
 	@touch $@ $(VENV)/base
+
+app: $(VENV)/app
+	$(BIN)/python app.py
 
 demo: $(VENV)/base
 	@rm -rf out/demo
@@ -44,7 +53,7 @@ test: lint
 
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,train]" "torch==2.11.*" "torchvision==0.26.*"
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,train,app]" "torch==2.11.*" "torchvision==0.26.*"
 	.venv-oldest/bin/pytest
 
 embedded: $(VENV)/dev

@@ -21,6 +21,7 @@ import httpx
 import pytest
 import torch
 from PIL import Image
+from starlette.testclient import TestClient
 
 from janus import Janus
 from janus.model import JanusModel
@@ -486,6 +487,21 @@ def test_a_file_that_was_not_sent_is_refused(site: Site, path: Any) -> None:
 )
 def test_what_the_page_does_not_need_is_not_there(site: Site, path: str) -> None:
     assert httpx.get(f"{site.url}/{path}", trust_env=False).status_code == 404
+
+
+def test_with_keys_the_page_asks_for_one(janus: Janus) -> None:
+    engine = Engine()
+    app = create_app(
+        engine, Models([None], lambda source, on_bytes: janus), Options(keys=frozenset({"open"}))
+    )
+    client = TestClient(app)
+    locked = [("GET", "config"), ("GET", "gradio_api/file=/etc/passwd"), ("POST", "gradio_api/upload")]
+    for method, path in locked:
+        assert client.request(method, f"/{path}").status_code == 401
+    assert client.post("/login", data={"username": "me", "password": "shut"}).status_code == 400
+    assert client.post("/login", data={"username": "me", "password": "open"}).status_code == 200
+    assert client.get("/config").status_code == 200
+    engine.close(10)
 
 
 def test_files_of_the_machine_are_not_given(site: Site) -> None:

@@ -81,7 +81,7 @@ def mount(
         footer_links=[],
         run_history=False,
         auth=auth,
-        auth_message="Any name, and one of the server's keys as the password." if auth else None,
+        auth_message="Any user name, and one of the server's keys as the password." if auth else None,
         allowed_paths=[],
         show_error=False,
         max_file_size=engine.limits.body,
