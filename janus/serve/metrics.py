@@ -31,9 +31,14 @@ _COUNTED = {
 
 
 class Metrics:
-    """The figures of one app; `in_work` are the requests to its API that are not answered to their end."""
+    """The figures of one app.
+
+    `in_work` are the requests to its API that are not answered to their end, but for those that came while
+    the engine took none.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        self.engine = engine
         self.in_work = 0
         self._registry = CollectorRegistry()
         self._registry.register(_Engine(engine))
@@ -89,7 +94,7 @@ class Watch:
             return
         begun = time.perf_counter()
         status = 499  # the client left before there was one
-        counted = scope["path"].startswith("/v1/")
+        counted = scope["path"].startswith("/v1/") and not self._metrics.engine.closing
 
         async def watched(message: Message) -> None:
             nonlocal status

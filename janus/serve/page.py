@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from janus.serve.engine import Engine
 from janus.serve.models import OWN, Models
 from janus.serve.page_ask import ABOUT_IT, AskTab, last_answer
 from janus.serve.page_compare import CompareTab
-from janus.serve.page_door import Door, Page, folder_of_files
+from janus.serve.page_door import Door, Page, folder_of_files, forget_files
 from janus.serve.page_draw import DrawTab, shot_to_carry
 from janus.serve.page_session import Session, loading
 from janus.serve.page_style import CSS, JS, status, theme
@@ -93,9 +94,25 @@ def mount(
         css_paths=CSS,
         js=JS,
     )
+    app.router.lifespan_context = _forgetting(app.router.lifespan_context)
     mounted: Any = app.router.routes[-1]
     mounted.app = Door(mounted.app)
     return app
+
+
+def _forgetting(lifespan: Any) -> Any:
+    """The same, and at its end no file of a visitor stays."""
+
+    @asynccontextmanager
+    async def longer(app: FastAPI) -> AsyncIterator[Any]:
+        folder_of_files()
+        try:
+            async with lifespan(app) as state:
+                yield state
+        finally:
+            forget_files()
+
+    return longer
 
 
 def _menu(models: Models) -> list[tuple[str, str]]:

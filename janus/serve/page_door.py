@@ -23,6 +23,8 @@ _OPEN = re.compile(
     r"|queue/join/?|queue/data|heartbeat/[^/]*|file=(?!\w+:)[^\r\n]*))"
 )
 
+_made: set[str] = set()  # folders of our own
+
 
 class Door:
     """Lets through what the page needs; the rest is 404."""
@@ -68,13 +70,22 @@ def refuse_strangers(value: Any) -> None:
 
 
 def folder_of_files() -> str:
-    """Where Gradio keeps what is sent and shown: a private folder, which goes when the process ends.
+    """Where Gradio keeps what is sent and shown: a private folder, which goes when the server ends.
 
     An operator may name another by GRADIO_TEMP_DIR; that one is left alone.
     """
     folder = os.environ.get("GRADIO_TEMP_DIR")
     if not folder:
         folder = tempfile.mkdtemp(prefix="janus-page-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        _made.add(folder)
+        atexit.register(forget_files)
         os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio asks here each time
+    os.makedirs(folder, 0o700, exist_ok=True)
     return folder
+
+
+def forget_files() -> None:
+    """Also called when the server ends, as a process that a signal ends never comes to its `atexit`."""
+    folder = os.environ.get("GRADIO_TEMP_DIR", "")
+    if folder in _made:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -67,4 +67,6 @@ def _ordinal(number: int) -> str:
 def _span(seconds: float) -> str:
     if seconds >= 90:
         return f"{seconds / 60:.0f} min"
+    if seconds < 0.1:
+        return "under 0.1 s"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -97,15 +97,17 @@ class ChatRequest(_Asked):
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Whole | None = Field(None, ge=1, description="of each answer; 512 if left out")
-    max_completion_tokens: Whole | None = Field(None, ge=1, description="the newer name of max_tokens")
+    max_tokens: Whole | None = Field(None, ge=1, lt=2**31, description="of each answer; 512 if left out")
+    max_completion_tokens: Whole | None = Field(
+        None, ge=1, lt=2**31, description="the newer name of max_tokens"
+    )
     temperature: Number | None = Field(None, ge=0, le=2, description="0, the default, is greedy")
     top_p: Number | None = Field(None, gt=0, le=1)
     seed: Seed | None = Field(None, description="answer i is drawn from seed + i; a fresh one if left out")
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = Field(
         None, description="words at which an answer ends; they are not part of it"
     )
-    n: Whole | None = Field(None, ge=1, description="answers")
+    n: Whole | None = Field(None, ge=1, lt=2**31, description="answers")
 
     user: str | None = None
     safety_identifier: str | None = None
@@ -161,7 +163,7 @@ class ImagesRequest(_Asked):
 
     prompt: Annotated[str, StringConstraints(pattern=r"\S")]
     model: str | None = Field(None, description="one of /v1/models; the server's first if left out")
-    n: Whole | None = Field(None, ge=1, description="pictures")
+    n: Whole | None = Field(None, ge=1, lt=2**31, description="pictures")
     size: Annotated[str, StringConstraints(pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$")] | None = Field(
         None, description="auto, or the one size that the model draws"
     )
