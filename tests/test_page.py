@@ -241,8 +241,11 @@ def test_a_new_drawing_takes_the_place_of_the_old(site: Site, opened: Opener) ->
     page.locator("#draw-prompt textarea").fill("a photo of a cat")
     page.keyboard.press("Enter")
     expect(page.locator("#draw-pictures .tile img")).to_be_visible()
+    seed = page.locator("#draw-seed input, #draw-seed textarea")
+    first = seed.get_attribute("placeholder") or ""
+    assert "last" in first
     page.get_by_role("button", name="a photo of four oranges").click()
-    expect(page.locator("#draw-pictures .tile.empty")).to_be_visible()
+    expect(seed).not_to_have_attribute("placeholder", first)
     site.step = 0.0
     expect(page.locator("#draw-about")).to_contain_text("four oranges")
     expect(page.locator("#draw-prompt textarea")).to_have_value("a photo of four oranges")
