@@ -12,10 +12,10 @@ from torch import Tensor
 
 from janus.core.cache import Cache
 from janus.model import JanusModel
-from janus.parties import Board, Draw, Group, Party, Plan, Request, Row
+from janus.parties import Board, Group, Party, Plan, Request, Row, draws_of, rows_of
 from janus.prompts import check_context, left_padded
 
-_WASTE = 64  # slots of padding before all rows that are worth moving them
+_WASTE = 256  # slots of padding before all rows that are worth moving them
 
 
 class Decoding:
@@ -60,8 +60,8 @@ class Decoding:
                 max(rows, len(own) + sum(group.rows for group in groups)),
                 max(slots, *own, *(group.slots for group in groups)),
             )
-            for group in groups:
-                joined.append(self._read(group, alone))
+            for alike in _alike(groups):
+                joined += self._read(alike, alone)
         except BaseException:
             for party in joined:
                 self.drop(party)
@@ -69,7 +69,8 @@ class Decoding:
                 self._cache = None
             raise
         self._settle([request for party in joined for request in party.requests], 1, 1)
-        return joined
+        of = {id(party.group): party for party in joined}
+        return [of[id(group)] for group in groups]
 
     @torch.inference_mode()
     def drop(self, party: Party) -> None:
@@ -126,37 +127,33 @@ class Decoding:
             made.adopt(old, range(len(self._rows)))
         self._cache, self._plan = made, None
 
-    def _read(self, group: Group, alone: bool) -> Party:
+    def _read(self, groups: Sequence[Group], alone: bool) -> list[Party]:
         model, together = self._model, self._cache
         assert together is not None
-        prompts = group.every_prompt
+        prompts = [prompt for group in groups for prompt in group.every_prompt]
         different = {(tuple(p.ids), id(p.pixels)): p for p in prompts}
-        rows = left_padded(model, list(different.values()), group.new_tokens)
-        batch, length, _ = rows.x.shape
+        read = left_padded(model, list(different.values()))
+        batch, length, _ = read.x.shape
         if alone and batch == len(prompts):  # nothing to copy
             together.use(batch)
-            hidden = model.core(rows.x, rows.positions, rows.segments, together)[:, -1:]
+            hidden = model.core(read.x, read.positions, read.segments, together)[:, -1:]
         else:
-            cache = Cache(model.config.core, batch, length, dtype=rows.x.dtype, device=rows.x.device)
+            cache = Cache(model.config.core, batch, length, dtype=read.x.dtype, device=read.x.device)
             places = {key: place for place, key in enumerate(different)}
             index = [places[tuple(p.ids), id(p.pixels)] for p in prompts]
-            hidden = model.core(rows.x, rows.positions, rows.segments, cache)[index, -1:]
+            hidden = model.core(read.x, read.positions, read.segments, cache)[index, -1:]
             together.use(len(self._rows))
             together.adopt(cache, index)
-        party = Party(group, self._board)
-        requests = [*party.requests, *(party.requests if group.unconditional else ())]
-        own = [
-            Row(request, len(prompt.ids), plain=at >= len(group.prompts))
-            for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True))
-        ]
-        tokens = Draw(group.kind, [*enumerate(own)], model.device).choose(model, hidden)
-        lines = self._board.take(len(party.requests), group.new_tokens, group.stop_id or 0)
-        for request, line in zip(party.requests, lines, strict=True):
-            request.line = line
-        self._board.tokens[lines, 0] = tokens[:, 0]
-        self._rows += own
+        parties = [Party(group, self._board) for group in groups]
+        rows = [row for party in parties for row in rows_of(party)]
+        tokens: dict[Request, Tensor] = {}
+        for draw in draws_of(rows, model.device):
+            tokens.update(zip(draw.requests, draw.choose(model, hidden)[:, 0], strict=True))
+        for party in parties:
+            party.begin([tokens[request] for request in party.requests])
+        self._rows += rows
         self._plan = None
-        return party
+        return parties
 
     def _planned(self, cache: Cache) -> Plan:
         """With steps of few different sizes where each size has to be recorded."""
@@ -210,6 +207,17 @@ class Decoding:
         if not self._rows:
             self._model.core.keep(self._cache)
             self._cache = None
+
+
+def _alike(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """Those whose prompts are about as long, so that reading them together is worth their padding."""
+    some: list[Group] = []
+    for group in sorted(groups, key=lambda one: one.prompt):
+        if some and group.prompt > 1.25 * some[0].prompt + 8:
+            yield some
+            some = []
+        some.append(group)
+    yield some
 
 
 def decode_together(

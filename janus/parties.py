@@ -43,9 +43,14 @@ class Group:
         return [*self.prompts, *self.unconditional]
 
     @property
+    def prompt(self) -> int:
+        """Tokens of the longest one."""
+        return max(len(prompt.ids) for prompt in self.every_prompt)
+
+    @property
     def slots(self) -> int:
         """That its longest row comes to need."""
-        return max(len(prompt.ids) for prompt in self.every_prompt) + self.new_tokens
+        return self.prompt + self.new_tokens
 
 
 class Party:
@@ -70,6 +75,13 @@ class Party:
     def tokens(self) -> Tensor:
         """(B, known) so far; those of a request that drew its group's `stop_id` are that from there on."""
         return self._board.read(self.lines)[:, : self.known] if self._last is None else self._last
+
+    def begin(self, tokens: Sequence[Tensor]) -> None:
+        """With the first token of each request, a scalar."""
+        lines = self._board.take(len(self.requests), self.group.new_tokens, self.group.stop_id or 0)
+        for request, line in zip(self.requests, lines, strict=True):
+            request.line = line
+        self._board.tokens[lines, 0] = torch.stack([*tokens])
 
     def end(self) -> None:
         assert not self.ended
@@ -167,16 +179,32 @@ class Draw:
         return self.dice.throw(logits, self.places)
 
 
+def rows_of(party: Party) -> list[Row]:
+    """In the order of its group's prompts."""
+    group = party.group
+    wanted = [Row(one, len(p.ids), False) for one, p in zip(party.requests, group.prompts, strict=True)]
+    if not group.unconditional:
+        return wanted
+    plain = zip(party.requests, group.unconditional, strict=True)
+    return wanted + [Row(one, len(p.ids), True) for one, p in plain]
+
+
+def draws_of(rows: Sequence[Row], device: torch.device) -> list[Draw]:
+    """One for each kind that there is."""
+    kinds: tuple[Kind, ...] = ("text", "image")
+    of_kinds = {
+        kind: [(at, row) for at, row in enumerate(rows) if row.request.party.group.kind == kind]
+        for kind in kinds
+    }
+    return [Draw(kind, own, device) for kind, own in of_kinds.items() if own]
+
+
 class Plan:
     """Who is where, for as long as nobody comes or goes.  `size` is how many rows a step has; those that are
     nobody's repeat the first."""
 
     def __init__(self, rows: Sequence[Row], size: int, device: torch.device) -> None:
-        of_kinds = [
-            (kind, [(at, row) for at, row in enumerate(rows) if row.request.party.group.kind == kind])
-            for kind in ("text", "image")
-        ]
-        self.draws = [Draw(kind, own, device) for kind, own in of_kinds if own]  # type: ignore[arg-type]
+        self.draws = draws_of(rows, device)
         self.requests = [request for draw in self.draws for request in draw.requests]
         at = {request: place for place, request in enumerate(self.requests)}
         nobody = size - len(rows)

@@ -54,9 +54,7 @@ def check_context(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int)
         )
 
 
-def left_padded(model: JanusModel, prompts: Sequence[Prompt], new_tokens: int) -> Rows:
-    """Raises ValueError where a prompt and so many new tokens exceed the context."""
-    check_context(model, prompts, new_tokens)
+def left_padded(model: JanusModel, prompts: Sequence[Prompt]) -> Rows:
     longest = max(len(prompt.ids) for prompt in prompts)
     device = model.device
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)

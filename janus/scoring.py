@@ -9,7 +9,7 @@ from torch import Tensor
 
 from janus.model import JanusModel
 from janus.parties import Kind
-from janus.prompts import Prompt, left_padded
+from janus.prompts import Prompt, check_context, left_padded
 from janus.sampling import guide
 
 
@@ -29,7 +29,8 @@ def score(
     probabilities are those of the guided logits.
     """
     longest = max(len(row) for row in tokens)
-    rows = left_padded(model, [*prompts, *unconditional], longest)
+    check_context(model, [*prompts, *unconditional], longest)
+    rows = left_padded(model, [*prompts, *unconditional])
     padded = torch.zeros(len(tokens), longest, dtype=torch.long, device=model.device)
     for row, own in enumerate(tokens):  # what follows a shorter row is after it and cannot change it
         padded[row, : len(own)] = torch.tensor(own, device=model.device)

@@ -213,7 +213,8 @@ def test_who_has_ended_leaves_the_core(tiny: Tiny, monkeypatch: pytest.MonkeyPat
         asked = int((answers[:, :step] != stop).all(1).sum()) if step <= answers.shape[1] else 0
         expected.append(asked + (4 + 1 if step < 16 else 0) + (1 if step < 6 else 0))
     expected = [rows for rows in expected if rows]
-    assert counted.rows[4 : 4 + len(expected)] == expected
+    steps = [rows for rows, tokens in counted.shapes if tokens == 1]
+    assert steps[: len(expected)] == expected
 
 
 class _Counted:
@@ -239,8 +240,32 @@ def test_guesses_wait_until_pictures_are_alone(tiny: Tiny, monkeypatch: pytest.M
     got = [step[0] for step in decode_together(model, _mixed(model)[2:], window=4)]
     assert got == wanted
     assert len(got) == 16
-    assert counted.shapes[2:7] == [(2, 1)] * 5  # beside six tokens of text
-    assert all(rows == 1 and tokens > 1 for rows, tokens in counted.shapes[7:-1])
+    _, *steps = counted.shapes
+    assert steps[:5] == [(2, 1)] * 5  # beside six tokens of text
+    assert all(rows == 1 and tokens > 1 for rows, tokens in steps[5:-1])
+
+
+def test_prompts_that_are_about_as_long_are_read_together(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("tiny")
+    groups = [
+        Group(
+            _prompts(model, [length]),
+            kind="text",
+            new_tokens=4,
+            sampling=Sampling(temperature=0),
+            generators=[torch.Generator()],
+        )
+        for length in (100, 9, 120, 12, 300)
+    ]
+    alone = [torch.stack(list(decode(model, group)), dim=1) for group in groups]
+    monkeypatch.setattr(model.core, "forward", counted := _Counted(model.core.forward))
+    told = list(decode_together(model, groups))
+    for place, wanted in enumerate(alone):
+        own = [tokens for tokens in (step[place] for step in told) if tokens is not None]
+        assert torch.equal(torch.stack(own, dim=1), wanted)
+    assert counted.shapes[:3] == [(2, 12), (2, 120), (1, 300)]
 
 
 def test_seeds_matter(tiny: Tiny) -> None:

@@ -91,9 +91,9 @@ def run(options: argparse.Namespace, bar: Bar) -> None:
 
     Raises ValueError where the port is taken, a model can't be loaded, or a package is missing.
     """
-    # A thread that waits for the next step must not keep a core from those that talk to clients.  OpenMP
+    # A thread that waits long for the next work must not keep a core from those that talk to clients.  OpenMP
     # reads this when it is loaded, with PyTorch.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     sources = options.model or [None]
     if len(sources) > 1 and (options.adapter or options.revision):
         raise ValueError("--adapter and --revision belong to one --model; leave them out with several")

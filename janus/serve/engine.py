@@ -205,31 +205,24 @@ class Engine:
         while self._waiting and read < _READ:
             ticket = self._waiting[0]
             work = self._for(ticket)
-            if work is None:  # another model's batch has to run out first
-                return
-            seeds = work.room(ticket, self._allowed)
-            if not seeds:
-                return
-            read += prompt_tokens([ticket])
-            try:
-                last = work.join(ticket, seeds)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                log.exception("a request failed")
-                last = self._refuse(work, ticket, error)
-            except ValueError as error:
-                last = self._refuse(work, ticket, error)
+            seeds = 0 if work is None else work.room(ticket, self._allowed)
+            if work is None or not seeds:  # another model's batch has to run out first, or this one is full
+                break
+            read += prompt_tokens(ticket)
             if ticket.state == "waiting":
                 ticket.state, ticket.begun = "running", time.monotonic()
                 self.counts.prompt_tokens += ticket.prompt_tokens
-            if last:
+            if work.take(ticket, seeds):
                 self._unqueue(ticket)
-
-    def _refuse(self, work: Work, ticket: Ticket, error: Exception) -> bool:
-        work.drop(ticket)
-        self._end(ticket, error)
-        return True
+        if self._work is None:
+            return
+        for ticket, error in self._work.join().items():
+            if not isinstance(error, ValueError):
+                log.error("a request failed", exc_info=error)
+            if ticket in self._waiting:
+                self._unqueue(ticket)
+            self._work.drop(ticket)
+            self._end(ticket, error)
 
     def _for(self, ticket: Ticket) -> Work | None:
         """The batch that it can join."""

@@ -14,7 +14,7 @@ from janus import memory
 from janus.api import WINDOW, Janus, label
 from janus.core.cache import Cache
 from janus.generation import Decoding
-from janus.parties import Party
+from janus.parties import Group, Party
 from janus.previews import SHARE, partial, undrawn
 from janus.requests import Drawing, Job, group
 from janus.serve.tickets import Ticket
@@ -54,13 +54,14 @@ class Work:
         self.model, self.rows = model, rows
         self._decoding = Decoding(model.model)
         self._going: dict[Ticket, _Going] = {}
+        self._coming: list[tuple[_Going, list[int], Group]] = []
         self._slots = self._room = 0  # of the memory for the batch: slots, and rows that fit beside them
         self._credit = 0.0  # seconds that may go into previews
 
     @property
     def used(self) -> int:
-        """Rows in the core."""
-        return self._decoding.rows
+        """Rows in the core, with those that are about to join."""
+        return self._decoding.rows + sum(one.rows for *_, one in self._coming)
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -76,25 +77,47 @@ class Work:
         free = min(most, self._room) - self.used
         return max(min(left, free // each), 0 if self.used else 1)
 
-    def join(self, ticket: Ticket, seeds: int) -> bool:
-        """Let so many of a ticket's seeds join; whether these were the last.
-
-        Raises what reading its prompt raises; then it has not joined with these.
-        """
-        going = self._going.get(ticket) or _Going(ticket, [*range(len(ticket.job.seeds))])
-        places = going.todo[:seeds]
+    def take(self, ticket: Ticket, seeds: int) -> bool:
+        """Let so many of a ticket's seeds `join` next; whether these are its last."""
+        going = self._going.setdefault(ticket, _Going(ticket, [*range(len(ticket.job.seeds))]))
+        places, going.todo = going.todo[:seeds], going.todo[seeds:]
         job = replace(ticket.job, seeds=[ticket.job.seeds[place] for place in places])
-        [party] = self._decoding.join([group([job])], rows=self._room, slots=self._slots)
-        if going.stream is None:
-            going.stream = self.model.tokenizer.stream()
-        going.todo = going.todo[seeds:]
-        going.parties[party] = places
-        self._going[ticket] = going
+        self._coming.append((going, places, group([job])))
         return not going.todo
+
+    def join(self) -> dict[Ticket, Exception]:
+        """Read the prompts of those that were taken.  Returns those that could not be read, and why.
+
+        Raises RuntimeError where memory does not suffice.
+        """
+        coming, self._coming = self._coming, []
+        if not coming:
+            return {}
+        try:
+            self._join(coming)
+        except Exception as error:
+            if _is_too_much(error):
+                raise
+            if len(coming) == 1:
+                return {coming[0][0].ticket: error}
+        else:
+            return {}
+        failed: dict[Ticket, Exception] = {}
+        for one in coming:  # it is about one of them
+            self._coming = [one]
+            failed |= self.join()
+        return failed
+
+    def _join(self, coming: Sequence[tuple[_Going, list[int], Group]]) -> None:
+        parties = self._decoding.join([one for *_, one in coming], rows=self._room, slots=self._slots)
+        for party, (going, places, _) in zip(parties, coming, strict=True):
+            going.stream = going.stream or self.model.tokenizer.stream()
+            going.parties[party] = places
 
     def drop(self, ticket: Ticket) -> None:
         """It is in the batch no more."""
         going = self._going.pop(ticket, None)
+        self._coming = [one for one in self._coming if one[0] is not going]
         for party in going.parties if going is not None else ():
             if not party.ended:
                 self._decoding.drop(party)
@@ -207,6 +230,10 @@ class Work:
         return [made.get(place, nothing) for place in range(len(going.ticket.job.seeds))]
 
 
-def prompt_tokens(tickets: Sequence[Ticket]) -> int:
-    """To be read before they have joined."""
-    return sum(len(t.job.prompt.ids) * (1 if t.job.unconditional is None else 2) for t in tickets)
+def prompt_tokens(ticket: Ticket) -> int:
+    """To be read before it has joined."""
+    return len(ticket.job.prompt.ids) * (1 if ticket.job.unconditional is None else 2)
+
+
+def _is_too_much(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and memory.is_out_of_memory(error)
