@@ -304,7 +304,7 @@ class Janus:
         `temperature` default to the checkpoint's own, 5 and 1 for the official ones.  At most
         `batch_size` pictures are drawn at once, "auto" as many as memory holds, up to 64; where that was too
         much, half as many, and so on.  `window` is how many codes of a picture are guessed and checked in one
-        pass at most (see `janus.generation.decode_together`); 1 is none, and without it there are 4 for all
+        pass at most (see `janus.generation.Decoding.step`); 1 is none, and without it there are 4 for all
         pictures of a batch together.  `on_step(done, total)` is called with the number of image tokens
         drawn, `on_preview(pictures)` now and then with those being drawn, in grey what is not
         there yet; that takes a twentieth of the time at most.  `size` is there to be checked: the weights
