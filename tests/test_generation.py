@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from janus.generation import decode, decode_together
+from janus.generation import Decoding, decode, decode_together
 from janus.model import Batch, JanusModel
-from janus.parties import Group, Kind
+from janus.parties import Group, Kind, Party
 from janus.prompts import Prompt
 from janus.sampling import Dice, Noise, Sampling, guide, keep_likely
 from janus.scoring import score
@@ -188,6 +189,48 @@ def test_groups_of_all_kinds_give_together_what_each_gives_alone(
         kept = [tokens for tokens in got[: wanted.shape[1]] if tokens is not None]
         assert torch.equal(torch.stack(kept, dim=1), wanted)
     assert len(told) == max(wanted.shape[1] for wanted in alone)
+
+
+def come_and_go(
+    model: JanusModel, groups: Sequence[Group], seed: int, window: int = 1, rows: int = 0
+) -> list[torch.Tensor]:
+    """The tokens of each, who join at random moments; some are dropped, with what they have by then."""
+    rng = random.Random(seed)
+    decoding, later = Decoding(model), [*enumerate(groups)]
+    rng.shuffle(later)
+    parties: dict[int, Party] = {}
+    while later or decoding.rows:
+        if later and (not decoding.rows or rng.random() < 0.3):
+            some = [later.pop() for _ in range(min(rng.randint(1, 3), len(later)))]
+            joined = decoding.join([group for _, group in some], rows=rows, slots=rng.choice([0, 40]))
+            parties.update(zip((place for place, _ in some), joined, strict=True))
+        going = decoding.parties
+        if going and rng.random() < 0.04 * len(going):
+            decoding.drop(rng.choice(going))
+        if decoding.rows:
+            decoding.step(window)
+    return [parties[place].tokens for place in range(len(groups))]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_who_comes_and_goes_gets_what_it_gets_alone(
+    tiny: Tiny, preset: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(preset)
+    stop = int(torch.stack(list(decode(model, _mixed(model)[1])), dim=1)[0, 3])
+
+    def groups() -> list[Group]:
+        return [group for _ in range(3) for group in _mixed(model, stop)]
+
+    wanted = [torch.stack(list(decode(model, group)), dim=1) for group in groups()]
+    _spoil_unwritten_memory(monkeypatch)
+    monkeypatch.setattr("janus.generation._WASTE", 5)
+    got = come_and_go(model, groups(), seed, window=4)
+    for own, whole in zip(got, wanted, strict=True):
+        assert torch.equal(own, whole[:, : own.shape[1]])
+    assert sum(own.shape == whole.shape for own, whole in zip(got, wanted, strict=True)) > 4
+    assert len({own.shape == whole.shape for own, whole in zip(got, wanted, strict=True)}) == 2
 
 
 def _spoil_unwritten_memory(monkeypatch: pytest.MonkeyPatch) -> None:

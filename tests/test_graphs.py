@@ -19,6 +19,7 @@ from janus.parties import Group, Kind
 from janus.prompts import Prompt
 from janus.sampling import Sampling
 from tests.conftest import randomise
+from tests.test_generation import come_and_go
 
 Records = list[Tensor]  # the results of what was recorded
 
@@ -180,3 +181,49 @@ def test_on_a_gpu(model: JanusModel, kind: Kind, monkeypatch: pytest.MonkeyPatch
     for _ in range(2):  # recorded, and from the last request
         assert torch.equal(_tokens(model, [3, 9, 5], kind), wanted)
         assert model.core.kept_bytes > 0
+
+
+@MODELS
+def test_who_comes_and_goes_gets_the_same_tokens(model: JanusModel, recording: Callable[[], Records]) -> None:
+    """And steps of few sizes are recorded."""
+    asked: list[tuple[Kind, list[int]]] = [
+        ("image", [5]),
+        ("text", [5]),
+        ("text", [3, 9, 5]),
+        ("image", [3, 9, 5]),
+        ("image", [20]),
+    ]
+
+    def groups() -> list[Group]:
+        made = []
+        for kind, lengths in asked:
+            prompts = [Prompt([5 + length, *range(8, 7 + length)]) for length in lengths]
+            made.append(
+                Group(
+                    prompts,
+                    kind=kind,
+                    new_tokens=9,
+                    sampling=Sampling(),
+                    generators=[torch.Generator().manual_seed(row) for row in range(len(lengths))],
+                    unconditional=prompts[::-1] if kind == "image" else (),
+                    guidance=3.0 if kind == "image" else None,
+                )
+            )
+        return made
+
+    wanted = [torch.stack(list(decode(model, group)), 1) for group in groups()]
+    recording()
+    sizes: set[int] = set()
+    real = graphs.Graphs.__call__
+
+    def called(self: graphs.Graphs, through: Any, x: Tensor, *more: Any) -> Tensor | None:
+        sizes.add(len(x))
+        return real(self, through, x, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs.Graphs, "__call__", called)
+        for seed in range(4):
+            for own, whole in zip(come_and_go(model, groups(), seed, rows=32), wanted, strict=True):
+                assert torch.equal(own, whole[:, : own.shape[1]])
+    assert len(sizes) > 2
+    assert sizes <= {1, 2, 4, 8, 16, 32}
