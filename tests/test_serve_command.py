@@ -97,12 +97,16 @@ def test_models_by_name_keys_and_the_warning(folder: Path, tmp_path: Path) -> No
         assert httpx.get(f"{url}/v1/models/my-model").json()["state"] == "ready"
         process.terminate()
         assert "warning: whoever reaches 0.0.0.0" in process.communicate(timeout=20)[1]
-    with _running(*_model(folder), "--host", "0.0.0.0", JANUS_API_KEYS="a, b") as (url, process):
+    given = ["--host", "0.0.0.0", "--limit", "tokens=5"]
+    with _running(*_model(folder), *given, JANUS_API_KEYS="a, b") as (url, process):
         status = [
             httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code
             for key in ("a", "b", "a,", "c")
         ]
         assert status == [200, 200, 401, 401]
+        client = httpx.Client(headers={"Authorization": "Bearer a"})
+        long = client.post(f"{url}/v1/chat/completions", json=question(max_tokens=6))
+        assert (long.status_code, "may be 5 here" in long.json()["error"]["message"]) == (400, True)
         process.terminate()
         assert "warning" not in process.communicate(timeout=20)[1]
 
@@ -116,6 +120,9 @@ def test_models_by_name_keys_and_the_warning(folder: Path, tmp_path: Path) -> No
         (["--key", " "], "must not be empty"),
         (["--queue", "0"], "waiting must be at least 1"),
         (["--time-limit", "0"], "seconds must be at least 1"),
+        (["--limit", "tokens=0"], "tokens must be at least 1"),
+        (["--limit", "waiting=3"], "'waiting=3' must be one of body, pixels"),
+        (["--limit", "tokens=many"], "then = and a number"),
         (["--model", "a", "--model", "b", "--revision", "main"], "belong to one --model"),
         (["--model", "missing-folder", "--offline"], "missing-folder"),
     ],

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
     from janus.api import Janus
     from janus.serve.engine import Engine
+    from janus.serve.limits import Limits
 
 Bar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]  # what is being done, unit
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_LIMITS = ("body", "pixels", "images", "tokens", "n", "characters")  # of `Limits`, what one request may have
 KEYS = "JANUS_API_KEYS"  # in the environment
 
 
@@ -75,6 +77,14 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     who.add_argument(
         "--time-limit", type=float, default=600, metavar="S", help="seconds for a request (default: 600)"
     )
+    who.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="of one request: body (bytes), pixels, images, tokens, n or characters; may be repeated "
+        "(defaults: docs/serving.md)",
+    )
     who.add_argument("--log-prompts", action="store_true", help="write into the log what people ask for")
 
 
@@ -98,14 +108,27 @@ def run(options: argparse.Namespace, bar: Bar) -> None:
     if len(sources) > 1 and (options.adapter or options.revision):
         raise ValueError("--adapter and --revision belong to one --model; leave them out with several")
     keys = _keys(options.key or [], os.environ.get(KEYS, ""))
+    limits = _limits(options)
     with _listener(options.host, options.port) as listener:
-        app, engine = _app(options, sources, keys, bar)
+        app, engine = _app(options, sources, keys, limits, bar)
         _log_to_stderr()
         _serve(app, engine, listener, options)
 
 
+def _limits(options: argparse.Namespace) -> Limits:
+    from janus.serve.limits import Limits
+
+    given: dict[str, int] = {}
+    for text in options.limit:
+        name, _, number = text.partition("=")
+        if name not in _LIMITS or not number.isdecimal():
+            raise ValueError(f"--limit {text!r} must be one of {', '.join(_LIMITS)}, then = and a number")
+        given[name] = int(number)
+    return Limits(waiting=options.queue, seconds=options.time_limit, **given)
+
+
 def _app(
-    options: argparse.Namespace, sources: list[str | None], keys: frozenset[str], bar: Bar
+    options: argparse.Namespace, sources: list[str | None], keys: frozenset[str], limits: Limits, bar: Bar
 ) -> tuple[FastAPI, Engine]:
     """The app and its engine, with the first model in memory."""
     try:
@@ -115,10 +138,8 @@ def _app(
     except ImportError as error:
         raise ValueError(f'{error.name} is missing: pip install "janus-pro[app]"') from error
     from janus.serve.engine import Engine
-    from janus.serve.limits import Limits
     from janus.serve.models import Models
 
-    limits = Limits(waiting=options.queue, seconds=options.time_limit)
     models = Models(sources, lambda source, on_bytes: _load(options, source, on_bytes))
     with bar("loading", "B") as show:
         models.get(on_bytes=show)
