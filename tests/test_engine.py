@@ -252,6 +252,32 @@ def test_a_failed_batch_fails_its_own_requests_alone(
         assert _result(later.wait(60)) == _alone(janus, later.request)
 
 
+def test_a_prompt_that_cannot_be_read_fails_alone(
+    engine: Engine, janus: Janus, gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others that would have been read with it get what they get alone."""
+    asked = Question("What is it?", [Image.new("RGB", (9, 9), "red")], max_tokens=6)
+    others = [REQUESTS[3], Question("What is it?", [PHOTO], max_tokens=6), REQUESTS[0]]
+    wanted = [_alone(janus, request) for request in others]
+    first = engine.submit(janus, Drawing("a cup", seed=1))
+    gate.arrive()
+    bad = engine.submit(janus, asked)
+    tickets = [engine.submit(janus, request) for request in others]
+    embed = janus.model.embed_images
+
+    def picky(pixels: torch.Tensor) -> torch.Tensor:
+        if bad.job.prompt.pixels is not None and torch.equal(pixels, bad.job.prompt.pixels):
+            raise RuntimeError("a broken picture")
+        return embed(pixels)
+
+    monkeypatch.setattr(janus.model, "embed_images", picky)
+    gate.open()
+    with pytest.raises(RuntimeError, match="a broken picture"):
+        bad.wait(20)
+    assert [_result(ticket.wait(60)) for ticket in tickets] == wanted
+    assert first.wait(60).pictures
+
+
 def _scarce(monkeypatch: pytest.MonkeyPatch, janus: Janus, most: int) -> list[int]:
     """Memory for no more than so many rows of a step; how many were tried."""
     tried: list[int] = []

@@ -245,12 +245,11 @@ class Engine:
         """Memory did not suffice: begin again with half of the rows.  One that had them for itself fails."""
         work, self._work = self._work, None
         assert work is not None
-        back = [*dict.fromkeys([*work.tickets, *[*self._waiting][:1]])]
-        used = max(work.used, _LEAST)
-        log.warning("memory did not suffice for a batch of %d rows", used)
+        back = work.tickets
+        log.warning("memory did not suffice for a batch of %d rows", work.tried)
         again = Work(work.model, work.rows)
-        alone = len(back) == 1 and self._allowed <= _LEAST
-        self._allowed, self._calm = max(min(used, self._allowed) // 2, _LEAST), 0
+        alone = self._allowed == 1  # then there is a single seed in the batch
+        self._allowed, self._calm = max(min(work.tried, self._allowed) // 2, 1), 0
         del work
         if again.model.model.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -258,8 +257,9 @@ class Engine:
         with self._change:
             self._waiting.extendleft(t for t in reversed(back) if t not in self._waiting)
         if alone:
-            self._unqueue(back[0])
-            self._end(back[0], ValueError("the request needs more memory than this server has"))
+            (ticket,) = back
+            self._unqueue(ticket)
+            self._end(ticket, ValueError("the request needs more memory than this server has"))
 
     def _fail(self, error: Exception) -> None:
         """All in work fail, or else the next; the others go on with a batch of their own."""

@@ -14,7 +14,7 @@ from janus import memory
 from janus.api import WINDOW, Janus, label
 from janus.core.cache import Cache
 from janus.generation import Decoding
-from janus.parties import Group, Party
+from janus.parties import Party
 from janus.previews import SHARE, partial, undrawn
 from janus.requests import Drawing, Job, group
 from janus.serve.tickets import Ticket
@@ -54,14 +54,15 @@ class Work:
         self.model, self.rows = model, rows
         self._decoding = Decoding(model.model)
         self._going: dict[Ticket, _Going] = {}
-        self._coming: list[tuple[_Going, list[int], Group]] = []
+        self._coming: list[tuple[_Going, list[int], Job]] = []
         self._slots = self._room = 0  # of the memory for the batch: slots, and rows that fit beside them
+        self.tried = 0  # rows of the last step or join
         self._credit = 0.0  # seconds that may go into previews
 
     @property
     def used(self) -> int:
         """Rows in the core, with those that are about to join."""
-        return self._decoding.rows + sum(one.rows for *_, one in self._coming)
+        return self._decoding.rows + sum(len(job.seeds) * _each(job) for *_, job in self._coming)
 
     @property
     def tickets(self) -> list[Ticket]:
@@ -71,18 +72,17 @@ class Work:
     def room(self, ticket: Ticket, most: int) -> int:
         """How many of a ticket's seeds can join now, with `most` rows in all; at least one where nobody else
         is there."""
-        each = 1 if ticket.job.unconditional is None else 2
         self._plan(ticket.job)
         left = len(self._going[ticket].todo) if ticket in self._going else len(ticket.job.seeds)
         free = min(most, self._room) - self.used
-        return max(min(left, free // each), 0 if self.used else 1)
+        return max(min(left, free // _each(ticket.job)), 0 if self.used else 1)
 
     def take(self, ticket: Ticket, seeds: int) -> bool:
         """Let so many of a ticket's seeds `join` next; whether these are its last."""
         going = self._going.setdefault(ticket, _Going(ticket, [*range(len(ticket.job.seeds))]))
         places, going.todo = going.todo[:seeds], going.todo[seeds:]
         job = replace(ticket.job, seeds=[ticket.job.seeds[place] for place in places])
-        self._coming.append((going, places, group([job])))
+        self._coming.append((going, places, job))
         return not going.todo
 
     def join(self) -> dict[Ticket, Exception]:
@@ -90,9 +90,10 @@ class Work:
 
         Raises RuntimeError where memory does not suffice.
         """
-        coming, self._coming = self._coming, []
-        if not coming:
+        if not self._coming:
             return {}
+        self.tried = self.used
+        coming, self._coming = self._coming, []
         try:
             self._join(coming)
         except Exception as error:
@@ -108,8 +109,9 @@ class Work:
             failed |= self.join()
         return failed
 
-    def _join(self, coming: Sequence[tuple[_Going, list[int], Group]]) -> None:
-        parties = self._decoding.join([one for *_, one in coming], rows=self._room, slots=self._slots)
+    def _join(self, coming: Sequence[tuple[_Going, list[int], Job]]) -> None:
+        groups = [group([job]) for *_, job in coming]  # with generators that nobody has used
+        parties = self._decoding.join(groups, rows=self._room, slots=self._slots)
         for party, (going, places, _) in zip(parties, coming, strict=True):
             going.stream = going.stream or self.model.tokenizer.stream()
             going.parties[party] = places
@@ -124,7 +126,7 @@ class Work:
 
     def step(self, others: bool) -> None:
         """One token more for everybody.  `others` wait for their turn."""
-        begun = time.perf_counter()
+        begun, self.tried = time.perf_counter(), self.used
         if self.used:
             count = sum(len(party.requests) for party in self._decoding.parties)
             self._decoding.step(max(1, WINDOW // count))
@@ -232,7 +234,12 @@ class Work:
 
 def prompt_tokens(ticket: Ticket) -> int:
     """To be read before it has joined."""
-    return len(ticket.job.prompt.ids) * (1 if ticket.job.unconditional is None else 2)
+    return len(ticket.job.prompt.ids) * _each(ticket.job)
+
+
+def _each(job: Job) -> int:
+    """Rows of one of its seeds."""
+    return 1 if job.unconditional is None else 2
 
 
 def _is_too_much(error: Exception) -> bool:
