@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,19 +90,23 @@ def _model_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _load(options: argparse.Namespace) -> Janus:
+    with _progress("loading", "B") as show:
+        return _open(options, options.model, show)
+
+
+def _open(options: argparse.Namespace, source: str | None, on_bytes: Callable[[int, int], None]) -> Janus:
     from janus.api import Janus
 
-    with _progress("loading", "B") as show:
-        return Janus.from_pretrained(
-            options.model,
-            device=options.device,
-            dtype=options.dtype,
-            quantize=options.quantize,
-            adapter=options.adapter,
-            revision=options.revision,
-            offline=options.offline,
-            on_bytes=show,
-        )
+    return Janus.from_pretrained(
+        source,
+        device=options.device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        adapter=options.adapter,
+        revision=options.revision,
+        offline=options.offline,
+        on_bytes=on_bytes,
+    )
 
 
 @contextmanager
@@ -413,7 +418,7 @@ def _add_serve(verbs: Any) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from janus.serve.command import run
 
-    run(options, _progress)
+    run(options, partial(_open, options), _progress)
 
 
 # -- bench --------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from janus.api import Janus
     from janus.serve.engine import Engine
     from janus.serve.limits import Limits
+    from janus.serve.models import Load
 
 Bar = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]  # what is being done, unit
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -96,8 +96,10 @@ def _rows(text: str) -> int | str:
     return int(text)
 
 
-def run(options: argparse.Namespace, bar: Bar) -> None:
+def run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
     """Serve until a signal comes: the first has all accepted requests finished, a second stops at once.
+
+    `load(source, on_bytes)` loads a model.
 
     Raises ValueError where the port is taken, a model can't be loaded, or a package is missing.
     """
@@ -110,7 +112,7 @@ def run(options: argparse.Namespace, bar: Bar) -> None:
     keys = _keys(options.key or [], os.environ.get(KEYS, ""))
     limits = _limits(options)
     with _listener(options.host, options.port) as listener:
-        app, engine = _app(options, sources, keys, limits, bar)
+        app, engine = _app(options, sources, keys, limits, load, bar)
         _log_to_stderr()
         _serve(app, engine, listener, options)
 
@@ -128,7 +130,12 @@ def _limits(options: argparse.Namespace) -> Limits:
 
 
 def _app(
-    options: argparse.Namespace, sources: list[str | None], keys: frozenset[str], limits: Limits, bar: Bar
+    options: argparse.Namespace,
+    sources: list[str | None],
+    keys: frozenset[str],
+    limits: Limits,
+    load: Load,
+    bar: Bar,
 ) -> tuple[FastAPI, Engine]:
     """The app and its engine, with the first model in memory."""
     try:
@@ -140,7 +147,7 @@ def _app(
     from janus.serve.engine import Engine
     from janus.serve.models import Models
 
-    models = Models(sources, lambda source, on_bytes: _load(options, source, on_bytes))
+    models = Models(sources, load)
     with bar("loading", "B") as show:
         models.get(on_bytes=show)
     engine = Engine(limits, rows=options.rows)
@@ -152,23 +159,6 @@ def _app(
         hosts=_names(options.host, options.allowed_host),
     )
     return create_app(engine, models, wanted), engine
-
-
-def _load(
-    options: argparse.Namespace, source: str | None, on_bytes: Callable[[int, int], None] | None
-) -> Janus:
-    from janus.api import Janus
-
-    return Janus.from_pretrained(
-        source,
-        device=options.device,
-        dtype=options.dtype,
-        quantize=options.quantize,
-        adapter=options.adapter,
-        revision=options.revision,
-        offline=options.offline,
-        on_bytes=on_bytes,
-    )
 
 
 def _serve(app: FastAPI, engine: Engine, listener: socket.socket, options: argparse.Namespace) -> None:
