@@ -179,3 +179,22 @@ def test_without_the_packages_of_the_page(folder: Path, tmp_path: Path) -> None:
     assert 'the page needs gradio: pip install "janus-pro[app]"' in done.stderr
     with _running(*_model(folder), PYTHONPATH=path) as (url, _):
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_the_page_starts_without_stubs_of_gradios_components() -> None:
+    """They are made from the components' sources, which nobody else reads."""
+    code = (
+        "import inspect, pathlib, sys\n"
+        "from janus.serve.app import _no_stubs\n"
+        "whole = pathlib.Path.read_text\n"
+        "def read(path, *given, **named):\n"
+        "    print(path)\n"
+        "    return whole(path, *given, **named)\n"
+        "pathlib.Path.read_text = read\n"
+        "with _no_stubs():\n"
+        "    import janus.serve.page\n"
+        "import gradio\n"
+        "assert inspect.getfile(gradio.Textbox).endswith('textbox.py')\n"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not [line for line in made.stdout.splitlines() if "gradio" in line and "components" in line]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -210,7 +211,8 @@ def _describe(app: FastAPI) -> None:
 
 def _with_page(app: FastAPI, desk: Desk) -> FastAPI:
     try:
-        from janus.serve import page
+        with _no_stubs():
+            from janus.serve import page
     except ImportError as error:
         raise ValueError(
             f'the page needs {error.name}: pip install "janus-pro[app]"; the API alone does not: --api-only'
@@ -219,3 +221,22 @@ def _with_page(app: FastAPI, desk: Desk) -> FastAPI:
     return page.mount(
         app, desk.engine, desk.models, auth=(lambda _, key: is_key(key, keys)) if keys else None
     )
+
+
+@contextmanager
+def _no_stubs() -> Iterator[None]:
+    """Whenever Gradio is imported it writes type stubs of its components beside them, which takes half of the
+    time; not for those whose file can't be told.
+    """
+    getfile = inspect.getfile
+
+    def of_others(thing: Any) -> str:
+        if isinstance(thing, type) and thing.__module__.startswith("gradio."):
+            raise OSError("no stubs are wanted")
+        return getfile(thing)
+
+    inspect.getfile = of_others  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inspect.getfile = getfile

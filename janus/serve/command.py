@@ -6,6 +6,7 @@ Nothing heavy is imported before the command runs.
 from __future__ import annotations
 
 import argparse
+import gc
 import ipaddress
 import logging
 import os
@@ -13,9 +14,10 @@ import re
 import socket
 import sys
 import threading
+import time
 import webbrowser
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -112,7 +114,8 @@ def run(options: argparse.Namespace, load: Load, bar: Bar) -> None:
     keys = _keys(options.key or [], os.environ.get(KEYS, ""))
     limits = _limits(options)
     with _listener(options.host, options.port) as listener:
-        app, engine = _app(options, sources, keys, limits, load, bar)
+        with _uncollected():
+            app, engine = _app(options, sources, keys, limits, load, bar)
         _log_to_stderr()
         _serve(app, engine, listener, options)
 
@@ -180,8 +183,7 @@ def _serve(app: FastAPI, engine: Engine, listener: socket.socket, options: argpa
                 file=sys.stderr,
                 flush=True,
             )
-        # Looking at a picture needs this, and it takes seconds to import.
-        threading.Thread(target=import_module, args=["timm.models.vision_transformer"], daemon=True).start()
+        threading.Thread(target=_prepare_to_look, args=[engine], daemon=True).start()
         if options.open and not options.api_only:
             threading.Thread(target=webbrowser.open, args=[f"{address}/"], daemon=True).start()
 
@@ -195,6 +197,25 @@ def _serve(app: FastAPI, engine: Engine, listener: socket.socket, options: argpa
         timeout_graceful_shutdown=2,  # for what the page keeps open; the rest has been waited for
     )
     Server(config, engine, app.state.metrics, tell).run([listener])
+
+
+def _prepare_to_look(engine: Engine) -> None:
+    """Import what looking at a picture needs, for seconds, when nobody waits: most begin by drawing one."""
+    time.sleep(5)
+    while engine.running or engine.waiting:
+        time.sleep(0.5)
+    import_module("timm.models.vision_transformer")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What a start makes stays; to look through all of it for garbage, again and again, takes seconds."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _listener(host: str, port: int) -> socket.socket:
