@@ -511,6 +511,19 @@ def test_with_keys_the_page_asks_for_one(janus: Janus) -> None:
     engine.close(10)
 
 
+def test_it_opens_with_the_settings_of_its_model(janus: Janus) -> None:
+    """Who is quick draws before the page has asked for them."""
+    engine = Engine()
+    app = create_app(engine, Models([None], lambda source, on_bytes: janus), Options())
+    parts = [part["props"] for part in TestClient(app).get("/config").json()["components"]]
+    labelled = [props for props in reversed(parts) if props.get("label")]  # the first of a name counts
+    values = {props["label"]: props.get("value") for props in labelled}
+    drawing = janus.config.drawing
+    assert (values["Guidance"], values["Temperature"]) == (drawing.guidance, drawing.temperature)
+    assert values["Remember the conversation"] is False
+    engine.close(10)
+
+
 def test_files_of_the_machine_are_not_given(site: Site) -> None:
     for path in ("/etc/passwd", str(Path(__file__)), "/etc/../etc/passwd", "//etc/passwd"):
         answer = httpx.get(f"{site.url}/gradio_api/file={path}", trust_env=False)

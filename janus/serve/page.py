@@ -26,7 +26,7 @@ _TO_PROMPT = "() => setTimeout(() => document.querySelector('#draw-prompt textar
 
 
 def build(engine: Engine, models: Models) -> gr.Blocks:
-    """The page for `mount`."""
+    """The page for `mount`, with the default model in memory."""
     folder_of_files()
     with Page(title="Janus", analytics_enabled=False, delete_cache=(600, 4 * 3600), fill_width=True) as page:
         session = gr.State(Session(), delete_callback=Session.end)
@@ -48,9 +48,9 @@ def build(engine: Engine, models: Models) -> gr.Blocks:
                 note = gr.HTML(status(), elem_id="model-note")
         with gr.Tabs(selected="draw") as tabs:
             with gr.Tab("Draw", id="draw"):
-                draw = DrawTab(engine, models, session, model)
+                draw = DrawTab(engine, models, session, model, models.get().config.drawing)
             with gr.Tab("Ask", id="ask"):
-                ask = AskTab(engine, models, session, model)
+                ask = AskTab(engine, models, session, model, follow=_follows(models.default))
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(engine, models, session, model)
         draw.connect(**_EVENT)
@@ -120,6 +120,11 @@ def _menu(models: Models) -> list[tuple[str, str]]:
     return [(name + words[models.state(name)[0]], name) for name in models.names]
 
 
+def _follows(name: str) -> bool:
+    """Whether a model understands a conversation: ours was taught single questions only."""
+    return name != OWN
+
+
 def _chooser(
     models: Models, model: gr.Dropdown, note: gr.HTML, draw: DrawTab, ask: AskTab
 ) -> Callable[[Session, str], Any]:
@@ -136,7 +141,7 @@ def _chooser(
                     note: status(f"Ready. It draws {side} × {side} pixels."),
                     draw.guidance: drawing.guidance,
                     draw.temperature: drawing.temperature,
-                    ask.follow: name != OWN,  # ours was taught single questions only
+                    ask.follow: _follows(name),
                 }
         except Exception as error:
             before = own.model or models.default

@@ -37,7 +37,9 @@ Updates = dict[Any, Any]
 class AskTab:
     """Its parts; `connect` says what they do."""
 
-    def __init__(self, engine: Engine, models: Models, session: gr.State, model: gr.Dropdown) -> None:
+    def __init__(
+        self, engine: Engine, models: Models, session: gr.State, model: gr.Dropdown, *, follow: bool
+    ) -> None:
         self._engine, self._models = engine, models
         self._session, self._model = session, model
         most = engine.limits.tokens
@@ -86,7 +88,7 @@ class AskTab:
             )
         with gr.Accordion("Settings", open=False):
             self.follow = gr.Checkbox(
-                True,
+                follow,
                 label="Remember the conversation",
                 info="If not, each question is asked alone, about the latest pictures; "
                 "the model in the package understands no more",

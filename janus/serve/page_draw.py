@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from janus.api import Janus
+from janus.config import DrawingConfig
 from janus.requests import Drawing
 from janus.serve.engine import Engine
 from janus.serve.models import Models
@@ -35,7 +36,9 @@ Updates = dict[Any, Any]
 class DrawTab:
     """Its parts; `connect` says what they do."""
 
-    def __init__(self, engine: Engine, models: Models, session: gr.State, model: gr.Dropdown) -> None:
+    def __init__(
+        self, engine: Engine, models: Models, session: gr.State, model: gr.Dropdown, usual: DrawingConfig
+    ) -> None:
         self._engine, self._models = engine, models
         self._session, self._model = session, model
         with gr.Row(elem_id="draw-grid"):
@@ -44,7 +47,7 @@ class DrawTab:
             with gr.Column(elem_id="draw-stage"):
                 self._stage()
             with gr.Column(elem_id="draw-more"):
-                self._settings()
+                self._settings(usual)
 
     def _words(self) -> None:
         self.prompt = gr.Textbox(
@@ -68,7 +71,7 @@ class DrawTab:
             elem_classes="chips",
         )
 
-    def _settings(self) -> None:
+    def _settings(self, usual: DrawingConfig) -> None:
         self.n = gr.Slider(
             1, min(MOST, self._engine.limits.n), 1, step=1, label="Pictures", elem_id="draw-n", buttons=[]
         )
@@ -81,10 +84,22 @@ class DrawTab:
             html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
         )
         self.guidance = gr.Slider(
-            1, 12, 1, step=0.5, label="Guidance", info="1 is none; more holds closer to the words", buttons=[]
+            1,
+            12,
+            usual.guidance,
+            step=0.5,
+            label="Guidance",
+            info="1 is none; more holds closer to the words",
+            buttons=[],
         )
         self.temperature = gr.Slider(
-            0, 2, 1, step=0.05, label="Temperature", info="More varies more, and errs more", buttons=[]
+            0,
+            2,
+            usual.temperature,
+            step=0.05,
+            label="Temperature",
+            info="More varies more, and errs more",
+            buttons=[],
         )
 
     def _stage(self) -> None:
