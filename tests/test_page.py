@@ -235,16 +235,21 @@ def test_stop_keeps_what_there_is(site: Site, opened: Opener, by: str) -> None:
     assert site.idle()
 
 
-def test_a_new_drawing_takes_the_place_of_the_old(site: Site, opened: Opener) -> None:
+@pytest.mark.parametrize("by", ["an example", "the same button"])
+def test_a_new_drawing_takes_the_place_of_the_old(site: Site, opened: Opener, by: str) -> None:
     page = opened()
     site.step = 0.15
     page.locator("#draw-prompt textarea").fill("a photo of a cat")
-    page.keyboard.press("Enter")
+    page.locator("#draw-go").click()
     expect(page.locator("#draw-pictures .tile img")).to_be_visible()
     seed = page.locator("#draw-seed input, #draw-seed textarea")
     first = seed.get_attribute("placeholder") or ""
     assert "last" in first
-    page.get_by_role("button", name="a photo of four oranges").click()
+    if by == "an example":
+        page.get_by_role("button", name="a photo of four oranges").click()
+    else:
+        page.locator("#draw-prompt textarea").fill("a photo of four oranges")
+        page.locator("#draw-go").click()
     expect(seed).not_to_have_attribute("placeholder", first)
     site.step = 0.0
     expect(page.locator("#draw-about")).to_contain_text("four oranges")

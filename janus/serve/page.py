@@ -19,8 +19,15 @@ from janus.serve.page_session import Session, loading
 from janus.serve.page_style import CSS, JS, status, theme
 from janus.serve.page_told import sentence
 
-# Handlers wait in the engine's queue, which tells places, not in Gradio's; and they are no second API.
-_EVENT: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
+# Handlers wait in the engine's queue, which tells places, not in Gradio's; and they are no second API.  A
+# button that is pressed again begins again: by itself Gradio's page loses the press until it has heard of the
+# last one's end.
+_EVENT: dict[str, Any] = {
+    "concurrency_limit": None,
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+}
 _TO_QUESTION = "() => setTimeout(() => document.querySelector('#ask-box textarea')?.focus(), 150)"
 _TO_PROMPT = "() => setTimeout(() => document.querySelector('#draw-prompt textarea')?.focus(), 150)"
 
