@@ -184,7 +184,7 @@ def test_without_the_packages_of_the_page(folder: Path, tmp_path: Path) -> None:
 def test_the_page_starts_without_stubs_of_gradios_components() -> None:
     """They are made from the components' sources, which nobody else reads."""
     code = (
-        "import inspect, pathlib, sys\n"
+        "import inspect, pathlib\n"
         "from janus.serve.app import _no_stubs\n"
         "whole = pathlib.Path.read_text\n"
         "def read(path, *given, **named):\n"
